@@ -1,0 +1,9 @@
+//! Sepia's engine: from a manifest to results, each stage run at most once per distinct input.
+//!
+//! The phases, each of which takes the previous one's type: [`manifest`] (text to `Manifest`), [`plan`] (`Manifest` and
+//! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
+
+pub mod diagnostic;
+pub mod manifest;
+pub mod stage;
+pub mod value;
