@@ -3,7 +3,11 @@
 //! The phases, each of which takes the previous one's type: [`manifest`] (text to `Manifest`), [`plan`] (`Manifest` and
 //! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
 
+pub mod canonical;
 pub mod diagnostic;
+pub mod graph;
+pub mod key;
 pub mod manifest;
+pub mod plan;
 pub mod stage;
 pub mod value;

@@ -77,3 +77,21 @@ pub struct Resources {
     /// Devices.
     pub device: Option<usize>,
 }
+
+/// The keys of a stage table that mean the same for every kind.
+pub const RESERVED_STAGE_KEYS: &[&str] = &[
+    "kind",
+    "description",
+    "inputs",
+    "seed",
+    "device",
+    "dtype",
+    "resources",
+    "retries",
+    "timeout",
+    "priority",
+    "checkpoint_every",
+    "matrix",
+    "include",
+    "exclude",
+];

@@ -47,6 +47,12 @@ impl<'a> Check<'a> {
         self.problems.push(Problem { param: param.into(), message: message.into(), help });
     }
 
+    /// Whether something is connected to an input port.
+    #[must_use]
+    pub fn has_input(&self, port: &str) -> bool {
+        self.inputs.contains_key(port)
+    }
+
     /// A fact about what is connected to an input port; `None` where nothing is connected or nothing is known.
     #[must_use]
     pub fn fact(&self, port: &str, name: &str) -> Option<f64> {

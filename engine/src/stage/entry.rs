@@ -1,10 +1,8 @@
 //! The registry: stage kinds as plain static data.
 
-use std::collections::BTreeMap;
-
 use schemars::{Schema, SchemaGenerator};
 
-use super::{Check, Facts, Port, Problem, Stage, StageContext, StageError};
+use super::{Check, Port, Stage, StageContext, StageError};
 use crate::value::{Value, ValueError};
 
 /// A stage kind with its types erased: a row of the registry.
@@ -26,28 +24,29 @@ pub struct StageEntry {
     pub params_schema: fn(&mut SchemaGenerator) -> Schema,
     /// JSON Schema of the knobs.
     pub knobs_schema: fn(&mut SchemaGenerator) -> Schema,
-    pub(crate) canonical: fn(&Value) -> Result<serde_json::Value, ValueError>,
+    /// Threads of a node that asks for none.
+    pub threads: usize,
+    /// Whether it runs a program of the author's: inputs of any name are taken, and outputs are the keys of the node's
+    /// `outputs` table.
+    pub open: bool,
+    pub(crate) resolve: fn(&Value, &mut Check<'_>) -> Result<serde_json::Value, ValueError>,
     pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
-    pub(crate) check: fn(&serde_json::Value, &mut Check<'_>),
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
-    /// Set for the kind that runs another program instead of a stage of this binary.
-    pub(crate) command: Option<fn(&serde_json::Value) -> Option<CommandLine>>,
-}
-
-/// A program to run instead of a stage of this binary, with its placeholders still in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandLine {
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// Names of environment variables that are passed through.
-    pub env_allow: Vec<String>,
-    /// Environment variables that are set.
-    pub env: BTreeMap<String, String>,
-    /// Output name to the path, relative to the program's working folder, where it appears.
-    pub outputs: BTreeMap<String, String>,
 }
 
 impl StageEntry {
+    /// Names of the parameters, in the order of their type.
+    #[must_use]
+    pub fn param_names(&self) -> Vec<String> {
+        property_names(&(self.params_schema)(&mut SchemaGenerator::default()))
+    }
+
+    /// Names of the knobs, in the order of their type.
+    #[must_use]
+    pub fn knob_names(&self) -> Vec<String> {
+        property_names(&(self.knobs_schema)(&mut SchemaGenerator::default()))
+    }
+
     /// The row for a stage kind.
     #[must_use]
     pub const fn of<S: Stage>() -> Self {
@@ -60,25 +59,28 @@ impl StageEntry {
             on_device: S::ON_DEVICE,
             params_schema: |generator| generator.root_schema_for::<S::Params>(),
             knobs_schema: |generator| generator.root_schema_for::<S::Knobs>(),
-            canonical: |value| canonical::<S::Params>(value),
+            threads: S::THREADS,
+            open: false,
+            resolve: resolve::<S>,
             canonical_knobs: |value| canonical::<S::Knobs>(value),
-            check: check::<S>,
             run: run::<S>,
-            command: None,
         }
     }
 }
 
 /// The typed form with its defaults filled in: two ways to write one meaning become equal here.
 fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(value: &Value) -> Result<serde_json::Value, ValueError> {
-    let typed: T = value.decode()?;
+    to_json(value, &value.decode::<T>()?)
+}
+
+fn to_json<T: serde::Serialize>(value: &Value, typed: &T) -> Result<serde_json::Value, ValueError> {
     serde_json::to_value(typed).map_err(|error| ValueError::new(value.span, error.to_string()))
 }
 
-fn check<S: Stage>(params: &serde_json::Value, check: &mut Check<'_>) {
-    if let Ok(params) = serde_json::from_value::<S::Params>(params.clone()) {
-        S::check(&params, check);
-    }
+fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>) -> Result<serde_json::Value, ValueError> {
+    let typed: S::Params = value.decode()?;
+    S::check(&typed, check);
+    to_json(value, &typed)
 }
 
 fn run<S: Stage>(
@@ -90,6 +92,11 @@ fn run<S: Stage>(
     let params = serde_json::from_value::<S::Params>(params.clone()).map_err(unreadable)?;
     let knobs = serde_json::from_value::<S::Knobs>(knobs.clone()).map_err(unreadable)?;
     S::run(&params, &knobs, ctx)
+}
+
+fn property_names(schema: &Schema) -> Vec<String> {
+    let properties = schema.get("properties").and_then(|value| value.as_object());
+    properties.into_iter().flat_map(|map| map.keys().cloned()).collect()
 }
 
 /// All stage kinds of a binary, in source order.
@@ -116,6 +123,3 @@ impl Registry {
         self.entries.iter()
     }
 }
-
-/// What a check of one node found: the facts of its outputs, and the problems.
-pub(crate) type Checked = (BTreeMap<String, Facts>, Vec<Problem>);

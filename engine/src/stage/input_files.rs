@@ -19,6 +19,8 @@ pub struct ResolvedFile {
     /// Its name inside the folder that the parameter names (with `/`); empty for a file that is named itself, whose
     /// name therefore does not matter.
     pub name: String,
+    /// The file or folder as the author wrote it.
+    pub written: String,
 }
 
 /// Files and folders outside the store: `"data/text.txt"`, `["a.txt", "more/"]`.
@@ -48,9 +50,9 @@ impl InputFiles {
     /// Files that are already resolved, for a stage's own tests.
     #[must_use]
     pub fn of(paths: Vec<Utf8PathBuf>) -> Self {
-        let written = paths.iter().map(ToString::to_string).collect();
-        let resolved = paths.into_iter().map(|path| ResolvedFile { path, name: String::new() }).collect();
-        Self { written, resolved }
+        let written: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        let file = |path: Utf8PathBuf| ResolvedFile { written: path.to_string(), path, name: String::new() };
+        Self { written, resolved: paths.into_iter().map(file).collect() }
     }
 
     /// Finds the files, relative to `folder`. Folders are read recursively; names that start with a dot are left out.
@@ -69,17 +71,17 @@ pub(crate) fn resolve(written: &[String], folder: &Utf8Path) -> std::io::Result<
         let path = folder.join(one);
         if fs_err::metadata(&path)?.is_dir() {
             let mut inside = Vec::new();
-            walk(&path, "", &mut inside)?;
+            walk(&path, "", one, &mut inside)?;
             inside.sort_by(|a: &ResolvedFile, b| a.name.cmp(&b.name));
             found.append(&mut inside);
         } else {
-            found.push(ResolvedFile { path, name: String::new() });
+            found.push(ResolvedFile { path, name: String::new(), written: one.clone() });
         }
     }
     Ok(found)
 }
 
-fn walk(folder: &Utf8Path, prefix: &str, found: &mut Vec<ResolvedFile>) -> std::io::Result<()> {
+fn walk(folder: &Utf8Path, prefix: &str, written: &str, found: &mut Vec<ResolvedFile>) -> std::io::Result<()> {
     for entry in folder.read_dir_utf8()? {
         let entry = entry?;
         if entry.file_name().starts_with('.') {
@@ -87,9 +89,9 @@ fn walk(folder: &Utf8Path, prefix: &str, found: &mut Vec<ResolvedFile>) -> std::
         }
         let name = if prefix.is_empty() { entry.file_name().to_owned() } else { format!("{prefix}/{}", entry.file_name()) };
         if fs_err::metadata(entry.path())?.is_dir() {
-            walk(entry.path(), &name, found)?;
+            walk(entry.path(), &name, written, found)?;
         } else {
-            found.push(ResolvedFile { path: entry.path().to_owned(), name });
+            found.push(ResolvedFile { path: entry.path().to_owned(), name, written: written.to_owned() });
         }
     }
     Ok(())
@@ -163,7 +165,9 @@ impl<'de> Deserialize<'de> for InputFiles {
                 Self { written, resolved: Vec::new() }
             }
             Wire::Marked(Marked { input: MarkedPaths::Resolved(resolved) }) => {
-                Self { written: resolved.iter().map(|file| file.path.to_string()).collect(), resolved }
+                let mut written: Vec<String> = resolved.iter().map(|file| file.written.clone()).collect();
+                written.dedup();
+                Self { written, resolved }
             }
         })
     }

@@ -7,17 +7,19 @@
 //! A new kind is one file that implements [`Stage`] and one line in a [`Registry`].
 
 mod check;
+pub(crate) mod command;
 mod context;
 mod entry;
 mod error;
-mod input_files;
+pub(crate) mod input_files;
 mod metrics;
 mod port;
 mod seed;
 
 pub use check::{Check, Facts, Problem};
+pub use command::{Command, CommandParams};
 pub use context::{Device, Dtype, Job, Progress, Sink, StageContext, StopFlag};
-pub use entry::{CommandLine, Registry, StageEntry};
+pub use entry::{Registry, StageEntry};
 pub use error::StageError;
 pub use input_files::{InputFile, InputFiles, ResolvedFile};
 pub use metrics::{MetricPoint, parse_metrics};
@@ -43,6 +45,8 @@ pub trait Stage: 'static {
     const SEEDED: bool;
     /// Whether the stage computes on the device, so that device class and dtype are part of its key.
     const ON_DEVICE: bool;
+    /// Threads of a node that asks for none. Fixed, so that results do not depend on the machine.
+    const THREADS: usize = 1;
 
     /// What decides the result: part of the key. Derive `Deserialize` with `deny_unknown_fields` and give defaults.
     type Params: DeserializeOwned + Serialize + JsonSchema;

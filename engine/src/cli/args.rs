@@ -1,0 +1,213 @@
+//! Arguments.
+
+use camino::Utf8PathBuf;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Runs experiments on low-rank training from a manifest: each stage once per distinct input.
+#[derive(Debug, Parser)]
+#[command(name = "sepia", version, disable_help_subcommand = true, after_help = EXIT_CODES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a stage failed, 2 bad usage or manifest, 3 the store cannot be used, 130 interrupted.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Global {
+    /// The store [default: $SEPIA_STORE, else the nearest .sepia/ upwards, else .sepia/ beside the manifest].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) store: Option<Utf8PathBuf>,
+    /// More detail; twice for developer logs (or set SEPIA_LOG).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// Nothing but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a manifest: what is in the store is taken from there.
+    Run(Run),
+    /// Say what `run` would do.
+    Plan(Plan),
+    /// Check a manifest without running anything.
+    Check(Check),
+    /// Say why a stage would run, or why it ran.
+    Explain(Explain),
+    /// Print the graph of a manifest.
+    Graph(Graph),
+    /// List past runs.
+    Runs(Runs),
+    /// Show a past run, or one stage of it.
+    Show(Show),
+    /// Print what a stage wrote to its log.
+    Log(Log),
+    /// Tabulate results.
+    Results(Results),
+    /// Look after the store.
+    Cache(Cache),
+    /// List the stage kinds.
+    Stages,
+    /// Describe a stage kind: its parameters, defaults, inputs and outputs.
+    Help(Help),
+    #[command(name = "__work", hide = true)]
+    Work,
+    #[command(name = "__reap", hide = true)]
+    Reap,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Chosen {
+    /// The manifest.
+    pub(super) manifest: Utf8PathBuf,
+    /// Stages to run, with all they need: names, or globs like `train*` [default: all].
+    pub(super) targets: Vec<String>,
+    /// Also run everything that depends on the targets.
+    #[arg(long)]
+    pub(super) downstream: bool,
+    /// Run the targets alone: what they need must be in the store.
+    #[arg(long, requires = "targets", conflicts_with = "downstream")]
+    pub(super) only: bool,
+    /// Run these stages even if they are in the store (name or glob; may be repeated).
+    #[arg(long, value_name = "STAGE")]
+    pub(super) force: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) chosen: Chosen,
+    /// Threads that all running stages use together [default: all of this machine].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+    /// After a failure, go on with what does not depend on it.
+    #[arg(short, long)]
+    pub(super) keep_going: bool,
+    /// Only say what would be done, as `sepia plan` does.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// `json`: one event a line on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    pub(super) chosen: Chosen,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// The manifests.
+    #[arg(required = true)]
+    pub(super) manifests: Vec<Utf8PathBuf>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// A stage of the manifest (with --manifest), or a key, or a stage of the latest run.
+    pub(super) what: String,
+    /// Explain why the stage would run now.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) manifest: Option<Utf8PathBuf>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum GraphFormat {
+    /// A tree with the state of each stage.
+    Tree,
+    /// Graphviz.
+    Dot,
+    /// Mermaid.
+    Mermaid,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Graph {
+    /// The manifest.
+    pub(super) manifest: Utf8PathBuf,
+    #[arg(long, value_enum, default_value_t = GraphFormat::Tree)]
+    pub(super) format: GraphFormat,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Runs {
+    /// How many.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub(super) limit: usize,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// A run: `latest`, or the beginning of its id.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// One stage of it, with its parameters, figures and outputs.
+    pub(super) stage: Option<String>,
+    /// Print again what the run printed.
+    #[arg(long, conflicts_with = "stage")]
+    pub(super) replay: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Log {
+    /// The stage.
+    pub(super) stage: String,
+    /// The run: `latest`, or the beginning of its id [default: the newest run in which the stage ran].
+    #[arg(long)]
+    pub(super) run: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Results {
+    /// Only executions of this stage or kind.
+    pub(super) stage: Option<String>,
+    /// Only executions of this run: `latest`, or the beginning of its id.
+    #[arg(long)]
+    pub(super) run: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Cache {
+    #[command(subcommand)]
+    pub(super) what: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheCommand {
+    /// Hash every stored output again and compare.
+    Verify,
+    /// Say how much room the store takes.
+    Size,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Help {
+    /// The kind, or a command of Sepia.
+    pub(super) kind: Option<String>,
+}

@@ -1,0 +1,59 @@
+//! The command line: arguments, one file per command, and the only place that prints.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes are in [`exit`].
+
+mod args;
+mod cache;
+mod check;
+mod exit;
+mod explain;
+mod graph;
+mod log;
+mod logging;
+mod output;
+mod plan;
+mod project;
+mod results;
+mod run;
+mod runs;
+mod show;
+mod stages;
+
+use clap::Parser as _;
+
+use self::{
+    args::{Args, Command},
+    exit::{Exit, Failure},
+};
+use crate::{exec, stage::Registry};
+
+/// Runs the command line of this process with the stage kinds of a registry.
+#[must_use]
+pub fn main(registry: Registry) -> std::process::ExitCode {
+    let args = Args::parse();
+    logging::start(args.global.verbose);
+    let result = match &args.command {
+        Command::Run(run) => run::run(registry, &args.global, run),
+        Command::Plan(plan) => plan::plan(registry, &args.global, plan),
+        Command::Check(check) => check::check(registry, &args.global, check),
+        Command::Explain(explain) => explain::explain(registry, &args.global, explain),
+        Command::Graph(graph) => graph::graph(registry, &args.global, graph),
+        Command::Runs(runs) => runs::runs(&args.global, runs),
+        Command::Show(show) => show::show(&args.global, show),
+        Command::Log(log) => log::log(&args.global, log),
+        Command::Results(results) => results::results(&args.global, results),
+        Command::Cache(cache) => cache::cache(&args.global, cache),
+        Command::Stages => stages::list(registry),
+        Command::Help(help) => stages::help(registry, help),
+        Command::Work => return std::process::ExitCode::from(u8::try_from(exec::work(registry)).unwrap_or(1)),
+        Command::Reap => {
+            exec::reap();
+            Ok(Exit::Fine)
+        }
+    };
+    let exit = result.unwrap_or_else(|failure: Failure| {
+        output::error(&failure);
+        failure.exit
+    });
+    exit.code()
+}

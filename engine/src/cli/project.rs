@@ -1,0 +1,99 @@
+//! Finding and loading what a command is about: the manifest, the plan, the store.
+
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use sepia_cache::{Digest, OpenMode, Store};
+
+use super::{
+    args::Global,
+    exit::{Exit, Failure},
+    output,
+};
+use crate::{
+    diagnostic::{Diagnostic, Sources, nearest},
+    manifest::Manifest,
+    plan::Plan,
+    stage::Registry,
+};
+
+/// A manifest, read and resolved.
+pub(super) struct Project {
+    pub(super) plan: Plan,
+    pub(super) sources: Sources,
+    pub(super) manifest_digest: Digest,
+}
+
+/// Reads and resolves a manifest. Warnings are printed; errors are returned, all at once.
+pub(super) fn load(registry: Registry, path: &Utf8Path) -> Result<Project, Failure> {
+    let text = fs_err::read(path).map_err(|error| unreadable(path, &error))?;
+    let manifest_digest = Digest::of_bytes(&text);
+    let text = String::from_utf8(text).map_err(|error| {
+        Failure::usage("manifest::not-utf-8", format!("{path} is not UTF-8 text: byte {}", error.utf8_error().valid_up_to()))
+    })?;
+    let mut sources = Sources::default();
+    let resolved = Manifest::parse(&mut sources, path.as_str(), &text).and_then(|(manifest, warnings)| {
+        let mut plan = Plan::resolve(manifest, registry, folder_of(path))?;
+        plan.warnings.splice(0..0, warnings);
+        Ok(plan)
+    });
+    match resolved {
+        Ok(plan) => {
+            output::warnings(&plan.warnings, &sources);
+            Ok(Project { plan, sources, manifest_digest })
+        }
+        Err(found) => Err(Failure { exit: Exit::Usage, found, sources }),
+    }
+}
+
+fn unreadable(path: &Utf8Path, error: &std::io::Error) -> Failure {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Failure::usage("manifest::unreadable", error.to_string());
+    }
+    let failure = Failure::usage("manifest::not-found", format!("there is no manifest {path}"));
+    let Ok(entries) = folder_of(path).read_dir_utf8() else { return failure };
+    let names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_owned()))
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    match nearest(path.file_name().unwrap_or_default(), names.iter().map(String::as_str)) {
+        Some(near) => failure.help(format!("did you mean `{}`?", folder_of(path).join(near))),
+        None => failure,
+    }
+}
+
+fn folder_of(path: &Utf8Path) -> &Utf8Path {
+    path.parent().unwrap_or(Utf8Path::new(""))
+}
+
+/// Where the store is. `beside` is the manifest, where there is one.
+pub(super) fn store_path(global: &Global, beside: Option<&Utf8Path>) -> Result<Utf8PathBuf, Failure> {
+    if let Some(path) = &global.store {
+        return Ok(path.clone());
+    }
+    if let Some(path) = std::env::var("SEPIA_STORE").ok().filter(|path| !path.is_empty()) {
+        return Ok(Utf8PathBuf::from(path));
+    }
+    let start = beside.map_or(Utf8Path::new(""), folder_of);
+    let start = camino::absolute_utf8(if start.as_str().is_empty() { Utf8Path::new(".") } else { start })?;
+    let nearest = start.ancestors().map(|folder| folder.join(".sepia")).find(|store| store.is_dir());
+    Ok(nearest.unwrap_or_else(|| start.join(".sepia")))
+}
+
+/// Opens the store for a command that runs stages.
+pub(super) fn open_store(global: &Global, manifest: &Utf8Path) -> Result<Arc<Store>, Failure> {
+    // Absolute, because children run elsewhere.
+    let path = camino::absolute_utf8(store_path(global, Some(manifest))?)?;
+    Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+}
+
+/// Opens a store that must exist, for looking.
+pub(super) fn existing_store(global: &Global, beside: Option<&Utf8Path>) -> Result<Arc<Store>, Failure> {
+    let path = store_path(global, beside)?;
+    if !path.is_dir() {
+        let error = Diagnostic::error("store::not-found", format!("there is no store at {path}"))
+            .help("`sepia run MANIFEST` makes one; name another with `--store DIR`");
+        return Err(Failure::of(Exit::Store, error));
+    }
+    Ok(Arc::new(Store::open(&path, OpenMode::Existing)?))
+}

@@ -1,0 +1,303 @@
+//! One attempt at one node, in a thread of its own: verify the inputs, start the child, hear it out, take its outputs.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    path::PathBuf,
+    process::{ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc::Sender},
+    time::Instant,
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::process::Signal;
+use sepia_cache::{ObjectRef, Store};
+
+use super::{
+    child::{self, Leash, Usage},
+    command::{self, Prepared},
+    worker::{Order, PROTOCOL, Report},
+};
+use crate::{
+    event::Failure,
+    graph::NodeId,
+    stage::{Job, MetricPoint, StageEntry, parse_metrics},
+};
+
+/// Everything the thread needs.
+pub(super) struct Attempt {
+    pub(super) node: NodeId,
+    pub(super) entry: &'static StageEntry,
+    /// With external files resolved.
+    pub(super) params: serde_json::Value,
+    pub(super) knobs: serde_json::Value,
+    pub(super) job: Job,
+    /// The stored outputs it reads, with the node that made each.
+    pub(super) inputs: Vec<(NodeId, ObjectRef)>,
+    pub(super) output_ports: Vec<String>,
+    /// Its folder, which does not exist yet.
+    pub(super) folder: Utf8PathBuf,
+    pub(super) log: Utf8PathBuf,
+    pub(super) program: PathBuf,
+}
+
+/// How it ended.
+pub(super) enum Ending {
+    /// All outputs are in the store.
+    Finished(Vec<(String, ObjectRef)>),
+    Failed(Failure),
+    Stopped { step: u64 },
+    /// A stored input is damaged; it has been set aside.
+    Damaged { producer: NodeId, what: String },
+}
+
+/// What is known once it has ended.
+pub(super) struct Ended {
+    pub(super) ending: Ending,
+    pub(super) metrics: Vec<MetricPoint>,
+    pub(super) usage: Usage,
+    pub(super) seconds: f64,
+}
+
+/// What the thread tells the loop.
+pub(super) enum Message {
+    Report(NodeId, Report),
+    /// A program of the author's has started (`true`) or ended: the reaper wants to know its group.
+    Group(u32, bool),
+    Ended(NodeId, Box<Ended>),
+}
+
+/// The loop's hold on an attempt.
+#[derive(Clone, Default)]
+pub(super) struct Control {
+    leash: Leash,
+    stdin: Arc<Mutex<Option<ChildStdin>>>,
+}
+
+impl Control {
+    /// Asks it to save a checkpoint and stop. A program of the author's gets SIGTERM.
+    pub(super) fn ask_to_stop(&self) {
+        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = stdin.as_mut().is_some_and(|pipe| pipe.write_all(b"stop\n").and_then(|()| pipe.flush()).is_ok());
+        if !asked {
+            self.leash.signal(Signal::TERM);
+        }
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&self) {
+        self.leash.signal(Signal::KILL);
+    }
+}
+
+impl Attempt {
+    /// Runs it to its end, in the calling thread.
+    pub(super) fn run(self, store: &Store, control: &Control, tell: &dyn Fn(Message)) {
+        let begun = Instant::now();
+        let node = self.node;
+        let mut usage = Usage::default();
+        let ending = self.attempt(store, control, tell, &mut usage).unwrap_or_else(|error| {
+            Ending::Failed(Failure { message: error.to_string(), log: self.log.to_string(), ..Failure::default() })
+        });
+        let metrics = fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default();
+        // What is left in the folder was not declared, or belongs to a failure that the log tells.
+        let _ = fs_err::remove_dir_all(&self.folder);
+        if fs_err::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
+            let _ = fs_err::remove_file(&self.log);
+        }
+        let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64() };
+        tell(Message::Ended(node, Box::new(ended)));
+    }
+
+    fn attempt(
+        &self,
+        store: &Store,
+        control: &Control,
+        tell: &dyn Fn(Message),
+        usage: &mut Usage,
+    ) -> std::io::Result<Ending> {
+        for (producer, object) in &self.inputs {
+            if let Err(damage) = store.verify_object(object) {
+                store.set_aside(object).map_err(std::io::Error::other)?;
+                return Ok(Ending::Damaged { producer: *producer, what: damage.to_string() });
+            }
+        }
+        fs_err::create_dir_all(self.folder.join("out"))?;
+        let log = fs_err::OpenOptions::new().create(true).append(true).read(true).open(&self.log)?;
+        if self.entry.open { self.run_program(store, control, tell, usage, &log) } else { self.run_worker(store, control, tell, usage, &log) }
+    }
+
+    fn run_worker(
+        &self,
+        store: &Store,
+        control: &Control,
+        tell: &dyn Fn(Message),
+        usage: &mut Usage,
+        log: &fs_err::File,
+    ) -> std::io::Result<Ending> {
+        let order = Order {
+            protocol: PROTOCOL,
+            kind: self.entry.kind.to_owned(),
+            version: self.entry.version,
+            params: self.params.clone(),
+            knobs: self.knobs.clone(),
+            job: self.job.clone(),
+        };
+        let mut line = serde_json::to_string(&order)?;
+        line.push('\n');
+        let mut command = Command::new(&self.program);
+        command.arg("__work").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.file().try_clone()?);
+        for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
+            command.env(name, self.job.threads.to_string());
+        }
+        let mut child = child::spawn(&mut command, &control.leash)?;
+        let sent = child.stdin.take().map(|mut stdin| {
+            let sent = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
+            *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = Some(stdin);
+            sent
+        });
+        let last = child.stdout.take().map(|stdout| self.listen(BufReader::new(stdout), log, tell)).transpose()?.flatten();
+        // The pipe stays open until the child has closed its own: its end means that this process died.
+        let (status, used) = child::wait(child, &control.leash)?;
+        *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *usage = used;
+        match last {
+            Some(Report::Done) => {
+                let outputs = self.output_ports.iter().map(|port| (port.clone(), self.folder.join("out").join(port)));
+                self.take_outputs(store, outputs.collect())
+            }
+            Some(Report::Stopped { step }) => Ok(Ending::Stopped { step }),
+            Some(Report::Failed { message, help, param }) => Ok(Ending::Failed(Failure { message, help, param, ..self.failure("") })),
+            _ => {
+                let end = child::describe_end(status).unwrap_or_else(|| "it ended without a result".to_owned());
+                let unsent = sent.and_then(Result::err).map(|error| format!(" (its order could not be sent: {error})"));
+                Ok(Ending::Failed(self.failure(&format!("the stage's process did not finish: {end}{}", unsent.unwrap_or_default()))))
+            }
+        }
+    }
+
+    /// Passes reports on; what is no report goes to the log. Returns the last report.
+    fn listen(
+        &self,
+        mut lines: impl std::io::BufRead,
+        log: &fs_err::File,
+        tell: &dyn Fn(Message),
+    ) -> std::io::Result<Option<Report>> {
+        let mut log = log.file();
+        let mut last = None;
+        let mut line = Vec::new();
+        // A line may be anything, of any length, if a library goes wild: never more than a MiB of it is held.
+        while (&mut lines).take(1 << 20).read_until(b'\n', &mut line)? > 0 {
+            match serde_json::from_slice::<Report>(&line) {
+                Ok(report @ (Report::Done | Report::Stopped { .. } | Report::Failed { .. })) => last = Some(report),
+                Ok(report) => {
+                    if let Report::Note { text } = &report {
+                        writeln!(log, "{text}")?;
+                    }
+                    tell(Message::Report(self.node, report));
+                }
+                Err(_) => log.write_all(&line)?,
+            }
+            line.clear();
+        }
+        Ok(last)
+    }
+
+    fn run_program(
+        &self,
+        store: &Store,
+        control: &Control,
+        tell: &dyn Fn(Message),
+        usage: &mut Usage,
+        log: &fs_err::File,
+    ) -> std::io::Result<Ending> {
+        let mut prepared = match command::prepare(&self.params, &self.job, &self.folder.join("work"), log) {
+            Ok(prepared) => prepared,
+            Err(cannot) => return Ok(Ending::Failed(Failure { param: cannot.param, ..self.failure(&cannot.message) })),
+        };
+        let child = match child::spawn(&mut prepared.command, &control.leash) {
+            Ok(child) => child,
+            Err(error) => {
+                let program = prepared.command.get_program().to_string_lossy().into_owned();
+                return Ok(Ending::Failed(Failure {
+                    param: Some("argv".to_owned()),
+                    help: Some("is it installed, in PATH and executable? scripts of yours belong under `files`".to_owned()),
+                    ..self.failure(&format!("`{program}` cannot be started: {error}"))
+                }));
+            }
+        };
+        let group = child.id();
+        tell(Message::Group(group, true));
+        let (status, used) = child::wait(child, &control.leash)?;
+        tell(Message::Group(group, false));
+        *usage = used;
+        if let Some(end) = child::describe_end(status) {
+            return Ok(Ending::Failed(self.failure(&format!("the program failed: {end}"))));
+        }
+        self.check_outputs(&prepared, store)
+    }
+
+    fn check_outputs(&self, prepared: &Prepared, store: &Store) -> std::io::Result<Ending> {
+        for (name, path) in &prepared.outputs {
+            if !path.exists() {
+                let written = path.strip_prefix(self.folder.join("work")).unwrap_or(path);
+                return Ok(Ending::Failed(Failure {
+                    param: Some(format!("outputs.{name}")),
+                    help: Some(format!("`${{outputs.{name}}}` in `argv` gives the program this path")),
+                    ..self.failure(&format!("the program ended well, but did not make its output `{name}` at {written}"))
+                }));
+            }
+        }
+        let undeclared = prepared.undeclared()?;
+        if let Some(first) = undeclared.first() {
+            let more = if undeclared.len() > 1 { format!(" and {} more", undeclared.len() - 1) } else { String::new() };
+            return Ok(Ending::Failed(Failure {
+                param: Some("outputs".to_owned()),
+                help: Some(format!("declare it, `outputs = {{ NAME = \"{first}\" }}`, or let the program remove it")),
+                ..self.failure(&format!("the program left {first}{more}, which the stage does not declare"))
+            }));
+        }
+        self.take_outputs(store, prepared.outputs.clone())
+    }
+
+    fn take_outputs(&self, store: &Store, paths: BTreeMap<String, Utf8PathBuf>) -> std::io::Result<Ending> {
+        let mut taken = Vec::with_capacity(paths.len());
+        for (port, path) in paths {
+            if !path.exists() {
+                return Ok(Ending::Failed(self.failure(&format!("the stage did not make its output `{port}`"))));
+            }
+            let stored = store.hash_output(&path).and_then(|hashed| store.insert(&path, &hashed));
+            match stored {
+                Ok(object) => taken.push((port, object)),
+                Err(error) => {
+                    return Ok(Ending::Failed(self.failure(&format!("output `{port}` cannot be stored: {error}"))));
+                }
+            }
+        }
+        Ok(Ending::Finished(taken))
+    }
+
+    fn failure(&self, message: &str) -> Failure {
+        Failure {
+            message: message.to_owned(),
+            log_tail: tail(&self.log, 12),
+            log: self.log.to_string(),
+            ..Failure::default()
+        }
+    }
+}
+
+/// The last lines of a file that may be huge.
+fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let mut file = fs_err::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(16 * 1024)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
+    };
+    read().unwrap_or_default()
+}

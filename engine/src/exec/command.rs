@@ -1,0 +1,143 @@
+//! Attempts of the `command` kind: a program of the author's in a folder of its own.
+
+use std::{
+    collections::BTreeMap,
+    process::{Command, Stdio},
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::stage::{CommandParams, Job, command::substitute};
+
+/// Variables that nearly every program needs; all others are declared.
+const PASSED: &[&str] = &["PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ"];
+
+/// A program ready to start, and where its outputs will be.
+pub(super) struct Prepared {
+    pub(super) command: Command,
+    pub(super) outputs: BTreeMap<String, Utf8PathBuf>,
+    work: Utf8PathBuf,
+    copied: Vec<Utf8PathBuf>,
+}
+
+/// Why it cannot start.
+pub(super) struct CannotPrepare {
+    pub(super) message: String,
+    pub(super) param: Option<String>,
+}
+
+impl From<std::io::Error> for CannotPrepare {
+    fn from(error: std::io::Error) -> Self {
+        Self { message: error.to_string(), param: None }
+    }
+}
+
+/// Makes the working folder `work` and the command line. `params` has its files resolved.
+pub(super) fn prepare(params: &serde_json::Value, job: &Job, work: &Utf8Path, log: &fs_err::File) -> Result<Prepared, CannotPrepare> {
+    let params: CommandParams = serde_json::from_value(params.clone())
+        .map_err(|error| CannotPrepare { message: format!("the parameters do not fit: {error}"), param: None })?;
+    fs_err::create_dir_all(work)?;
+    let copied = copy_files(&params, work)?;
+    for path in params.outputs.values() {
+        if let Some(parent) = work.join(path).parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+    }
+    let place = |text: &str, param: &str| {
+        substitute(text, |name| placeholder(name, &params, job)).map_err(|name| CannotPrepare {
+            message: format!("`${{{name}}}` stands for nothing here"),
+            param: Some(param.to_owned()),
+        })
+    };
+    let argv = params.argv.iter().map(|text| place(text, "argv")).collect::<Result<Vec<_>, _>>()?;
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err(CannotPrepare { message: "the command is empty".to_owned(), param: Some("argv".to_owned()) });
+    };
+    // A program named by a relative path is one of the copied files; one without a slash is looked up in PATH.
+    let program = if program.contains('/') { work.join(program).into_string() } else { program.clone() };
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(work).env_clear();
+    for name in PASSED.iter().copied().chain(params.env_allow.iter().map(String::as_str)) {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    // Python would write its caches beside the copied files, where only declared outputs may appear.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("SEPIA_SEED", job.seed.to_string());
+    for name in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        command.env(name, job.threads.to_string());
+    }
+    for (name, text) in &params.env {
+        command.env(name, place(text, &format!("env.{name}"))?);
+    }
+    let log = log.file();
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+    let outputs = params.outputs.iter().map(|(name, path)| (name.clone(), work.join(path))).collect();
+    Ok(Prepared { command, outputs, work: work.to_owned(), copied })
+}
+
+fn copy_files(params: &CommandParams, work: &Utf8Path) -> Result<Vec<Utf8PathBuf>, CannotPrepare> {
+    let mut copied = Vec::new();
+    for file in params.files.files() {
+        let place = work.join(&file.written);
+        let target = if file.name.is_empty() { place } else { place.join(&file.name) };
+        if let Some(parent) = target.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        fs_err::copy(&file.path, &target)?;
+        copied.push(target);
+    }
+    Ok(copied)
+}
+
+fn placeholder(name: &str, params: &CommandParams, job: &Job) -> Option<String> {
+    match name.split_once('.') {
+        None if name == "seed" => Some(job.seed.to_string()),
+        None if name == "threads" => Some(job.threads.to_string()),
+        None => None,
+        Some(("inputs", port)) => {
+            let paths = job.inputs.get(port)?;
+            Some(paths.iter().map(|path| path.as_str()).collect::<Vec<_>>().join(" "))
+        }
+        Some(("outputs", output)) => params.outputs.get(output).cloned(),
+        Some(("data", data)) => params.data.get(data)?.files().first().map(|file| root_of(file).into_string()),
+        Some(("params", param)) => Some(match params.params.get(param)? {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }),
+        Some(_) => None,
+    }
+}
+
+/// The path that was named: the file itself, or the folder that it was found in.
+fn root_of(file: &crate::stage::ResolvedFile) -> Utf8PathBuf {
+    let depth = Utf8Path::new(&file.name).components().count();
+    let mut path = file.path.as_path();
+    for _ in 0..depth {
+        path = path.parent().unwrap_or(path);
+    }
+    path.to_owned()
+}
+
+impl Prepared {
+    /// What lies in the working folder and is neither declared nor was put there, relative to it; sorted.
+    pub(super) fn undeclared(&self) -> std::io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut open = vec![self.work.clone()];
+        while let Some(folder) = open.pop() {
+            for entry in folder.read_dir_utf8()? {
+                let path = entry?.into_path();
+                if self.outputs.values().any(|output| *output == path) || self.copied.contains(&path) {
+                    continue;
+                }
+                if path.symlink_metadata()?.is_dir() {
+                    open.push(path);
+                } else {
+                    found.push(path.strip_prefix(&self.work).unwrap_or(&path).to_string());
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+}

@@ -1,0 +1,37 @@
+//! Runs a plan.
+//!
+//! One single-threaded loop ([`run`](mod@run)) owns all state and takes one message at a time: a report of a worker, the end
+//! of an attempt, a commit that is durable, a signal, a tick. What it decides is in the [`scheduler`], a pure state
+//! machine. Everything slow happens elsewhere: an attempt in a thread of its own that starts a child process
+//! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread.
+//!
+//! Invariants:
+//! - Every chosen node ends in exactly one final state ([`state`]).
+//! - An attempt works in a folder of its own; what it made becomes visible by a rename, and counts once its record is
+//!   committed. A kill at any moment leaves nothing that counts by half.
+//! - A key is computed by at most one process at a time (a lock per key, which dies with its holder).
+//! - No child outlives the run: each has a process group, and the [`reaper`] kills what is left when the run is killed.
+
+mod attempt;
+mod child;
+mod command;
+mod committer;
+mod keys;
+mod lookup;
+mod options;
+mod provenance;
+mod reaper;
+mod record;
+mod recorder;
+mod run;
+mod scheduler;
+mod slots;
+mod state;
+mod worker;
+
+pub use keys::{KeyError, KeyMaker, NodeOutputs};
+pub use options::{RunOptions, Signals};
+pub use reaper::reap;
+pub use run::{RunError, RunReport, run};
+pub use state::{Change, IllegalChange, NodeState};
+pub use worker::work;

@@ -1,0 +1,46 @@
+//! What a run is told, beside its plan.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use crate::plan::Selection;
+
+/// Options of a run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Which nodes.
+    pub selection: Selection,
+    /// Threads that all running stages may use together.
+    pub jobs: usize,
+    /// Go on with what does not depend on a failed node. Otherwise nothing new starts after a failure.
+    pub keep_going: bool,
+    /// Names or globs of nodes to run even if they are in the store.
+    pub force: Vec<String>,
+    /// The manifest as the user named it, for the record.
+    pub manifest: String,
+    /// Digest of the manifest's text, for the record.
+    pub manifest_digest: String,
+    /// The binary that children run.
+    pub program: std::path::PathBuf,
+    /// Counts of signals.
+    pub signals: Signals,
+}
+
+/// How many times the user asked to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Signals(Arc<AtomicU32>);
+
+impl Signals {
+    /// One more.
+    pub fn raise(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+}

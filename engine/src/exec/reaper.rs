@@ -1,0 +1,63 @@
+//! Kills what a killed run leaves behind.
+//!
+//! A worker notices that its parent is gone by its standard input. A program of the author's does not. So a run that
+//! starts such programs also starts one reaper: a child of the same binary that is told every process group, and when the
+//! pipe to the run closes without a farewell it kills those that are left.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// The run's end of the pipe.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    child: Child,
+    pipe: ChildStdin,
+}
+
+impl Reaper {
+    /// Starts the reaper process.
+    pub(super) fn start(program: &std::path::Path) -> std::io::Result<Self> {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new(program);
+        command.arg("__reap").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = command.spawn()?;
+        let pipe = child.stdin.take().ok_or_else(|| std::io::Error::other("the reaper has no standard input"))?;
+        Ok(Self { child, pipe })
+    }
+
+    /// A group to kill if this run dies.
+    pub(super) fn guard(&mut self, group: u32) {
+        let _ = writeln!(self.pipe, "+{group}");
+    }
+
+    /// A group that has ended.
+    pub(super) fn release(&mut self, group: u32) {
+        let _ = writeln!(self.pipe, "-{group}");
+    }
+
+    /// Ends the reaper; every group must have been released.
+    pub(super) fn dismiss(mut self) {
+        drop(self.pipe);
+        let _ = self.child.wait();
+    }
+}
+
+/// The reaper process: returns when the run is gone and nothing of it is left.
+pub fn reap() {
+    let mut groups = BTreeSet::new();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        match (line.strip_prefix('+'), line.strip_prefix('-')) {
+            (Some(group), _) => drop(groups.insert(group.to_owned())),
+            (_, Some(group)) => drop(groups.remove(group)),
+            _ => {}
+        }
+    }
+    for group in groups.iter().filter_map(|group| group.parse().ok()).filter_map(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}

@@ -1,0 +1,131 @@
+//! From a manifest and a registry to a [`Plan`]: every node typed, wired and checked, or the full list of what is wrong.
+//!
+//! A `Plan` is valid by construction: kinds exist, parameters have their types and ranges, every wire joins two ports
+//! whose types fit, there is no cycle, every external file exists. Nothing has run yet and the store is not looked at.
+
+mod device;
+mod external;
+mod kind_info;
+mod node;
+mod params;
+mod select;
+mod wiring;
+
+pub use device::resolve_device;
+pub use external::{ExternalFile, external_files, with_content, with_files};
+pub use node::{Node, OutputPort, Wire};
+pub use select::{Selection, select};
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::{
+    diagnostic::{Diagnostic, Severity},
+    graph::{Cycle, Graph, NodeId},
+    manifest::{Manifest, StageDecl},
+    stage::{Check, Facts, Registry},
+};
+
+/// A manifest that can run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The experiment's name.
+    pub name: String,
+    /// The folder that relative paths start from: the manifest's.
+    pub folder: Utf8PathBuf,
+    /// The nodes, in the manifest's order; a [`NodeId`] is an index into this list.
+    pub nodes: Vec<Node>,
+    /// Who needs whom.
+    pub graph: Graph,
+    /// What is odd, though it can run.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Plan {
+    /// Resolves a manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first thing.
+    pub fn resolve(manifest: Manifest, registry: Registry, folder: &Utf8Path) -> Result<Self, Vec<Diagnostic>> {
+        let mut found = Vec::new();
+        let stages: Vec<Arc<StageDecl>> = manifest.stages.into_iter().map(Arc::new).collect();
+        let kinds = kind_info::KindTable::new(registry, stages.iter().map(Arc::as_ref));
+        let mut wiring = wiring::wire(&stages, registry, &kinds, &mut found);
+        let graph = match Graph::new(stages.len(), wiring.edges()) {
+            Ok(graph) => Some(graph),
+            Err(cycle) => {
+                found.push(cycle_error(&stages, &cycle));
+                None
+            }
+        };
+        // Facts flow along the order; on a cycle there is none, and each node is checked by itself.
+        let order: Vec<NodeId> = match &graph {
+            Some(graph) => graph.order().to_vec(),
+            None => (0u32..).take(stages.len()).map(NodeId).collect(),
+        };
+        let mut nodes: Vec<Option<Node>> = vec![None; stages.len()];
+        let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); stages.len()];
+        let mut files = external::FileCheck::new(folder);
+        for id in order {
+            let decl = &stages[id.index()];
+            let Some(kind) = kinds.get(&decl.kind.text) else { continue };
+            let inputs = if graph.is_some() { wiring.facts_of(id, &facts) } else { BTreeMap::new() };
+            let mut check = Check::new(&inputs, folder);
+            let resolved = params::resolve(decl, kind, &mut check, &mut found);
+            let (outputs, problems) = check.finish();
+            params::report_problems(decl, problems, &mut found);
+            facts[id.index()] = outputs;
+            let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
+            let device = resolve_device(defaults, decl, kind.entry).map_err(|errors| found.extend(errors));
+            let Some(resolved) = resolved else { continue };
+            files.check(decl, &resolved.params, &mut found);
+            let Ok(device) = device else { continue };
+            nodes[id.index()] = Some(Node::new(manifest.seed, Arc::clone(decl), kind, resolved, device, wiring.take(id)));
+        }
+        found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
+        found.dedup();
+        let errors = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let nodes: Option<Vec<Node>> = nodes.into_iter().collect();
+        match (graph, nodes) {
+            (Some(graph), Some(nodes)) if !errors => {
+                Ok(Self { name: manifest.name, folder: folder.to_owned(), nodes, graph, warnings: found })
+            }
+            _ => Err(found),
+        }
+    }
+
+    /// The node of a number.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The node of a name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        let at = self.nodes.iter().position(|node| node.name == name)?;
+        u32::try_from(at).ok().map(NodeId)
+    }
+
+    /// All nodes' numbers.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(NodeId)
+    }
+}
+
+fn cycle_error(stages: &[Arc<StageDecl>], cycle: &Cycle) -> Diagnostic {
+    let name = |id: &NodeId| stages[id.index()].name.name.as_str();
+    let path: Vec<&str> = cycle.0.iter().chain(cycle.0.first()).map(name).collect();
+    let mut error = Diagnostic::error("plan::cycle", format!("these stages need each other: {}", path.join(" -> ")))
+        .help("a stage can only use what is finished before it starts: remove one of these inputs");
+    for (at, id) in cycle.0.iter().enumerate() {
+        let decl = &stages[id.index()];
+        let before = name(&cycle.0[(at + cycle.0.len() - 1) % cycle.0.len()]);
+        let place = decl.inputs.iter().flat_map(|input| &input.from).find(|word| {
+            word.text == before || word.text.strip_prefix(before).is_some_and(|rest| rest.starts_with('.'))
+        });
+        error = error.label(place.map_or(decl.name.span, |word| word.span), format!("`{}` needs `{before}`", name(id)));
+    }
+    error
+}

@@ -1,0 +1,155 @@
+//! Parameters and knobs: from the spanned table of a stage to canonical values, with all errors of the stage.
+
+use crate::{
+    diagnostic::{Diagnostic, nearest},
+    manifest::{RESERVED_STAGE_KEYS, StageDecl},
+    plan::kind_info::KindInfo,
+    stage::{Check, Problem},
+    value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
+};
+
+/// The canonical values of a node.
+pub(super) struct Resolved {
+    pub(super) params: serde_json::Value,
+    pub(super) knobs: serde_json::Value,
+}
+
+/// Decodes what is left in a stage table. `None` when something is wrong, which is then in `found`.
+pub(super) fn resolve(
+    decl: &StageDecl,
+    kind: &KindInfo,
+    check: &mut Check<'_>,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Resolved> {
+    let before = found.len();
+    let mut params = Table::default();
+    let mut knobs = Table::default();
+    for (key, value) in &decl.rest.entries {
+        if kind.params.contains(&key.name) {
+            params.entries.push((key.clone(), value.clone()));
+        } else if kind.knobs.contains(&key.name) {
+            knobs.entries.push((key.clone(), value.clone()));
+        } else {
+            let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED_STAGE_KEYS.iter().copied());
+            found.push(unknown_field(&decl.kind.text, "", &key.name, key.span, known));
+        }
+    }
+    let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
+    let params = decode_all(decl, table(params), found, |value| (kind.entry.resolve)(value, check));
+    let knobs = decode_all(decl, table(knobs), found, |value| (kind.entry.canonical_knobs)(value));
+    (found.len() == before).then_some(())?;
+    Some(Resolved { params: params?, knobs: knobs? })
+}
+
+/// serde stops at the first error. To find the others, the field at fault is taken out and the rest decoded again; a
+/// field that is missing only because it was taken out is no error of the author's.
+fn decode_all<T>(
+    decl: &StageDecl,
+    mut value: Value,
+    found: &mut Vec<Diagnostic>,
+    mut decode: impl FnMut(&Value) -> Result<T, ValueError>,
+) -> Option<T> {
+    let mut taken_out: Vec<String> = Vec::new();
+    loop {
+        let error = match decode(&value) {
+            Ok(decoded) => return taken_out.is_empty().then_some(decoded),
+            Err(error) => error,
+        };
+        if let ValueErrorKind::MissingField { field } = &error.kind
+            && error.path.is_empty()
+            && taken_out.contains(field)
+        {
+            return None;
+        }
+        let top = error.path.split(['.', '[']).next().unwrap_or_default().to_owned();
+        found.push(value_error(decl, &error));
+        let ValueKind::Table(table) = &mut value.kind else { return None };
+        let length = table.entries.len();
+        table.entries.retain(|(key, _)| key.name != top);
+        if table.entries.len() == length {
+            return None;
+        }
+        taken_out.push(top);
+    }
+}
+
+fn value_error(decl: &StageDecl, error: &ValueError) -> Diagnostic {
+    let name = if error.path.is_empty() { "this stage".to_owned() } else { format!("`{}`", error.path) };
+    match &error.kind {
+        ValueErrorKind::UnknownField { field, expected } => {
+            unknown_field(&decl.kind.text, &error.path, field, error.span, expected.iter().map(String::as_str))
+        }
+        ValueErrorKind::UnknownVariant { variant, expected } => {
+            let expected_list = expected.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(", ");
+            let message = format!("{name} cannot be `{variant}`");
+            let error = Diagnostic::error("plan::unknown-value", message)
+                .label(error.span, format!("expected one of {expected_list}"));
+            match nearest(variant, expected.iter().map(String::as_str)) {
+                Some(near) => error.help(format!("did you mean `{near}`?")),
+                None => error,
+            }
+        }
+        ValueErrorKind::MissingField { field } => {
+            let message = if error.path.is_empty() {
+                format!("`{}` needs `{field}`", decl.name.name)
+            } else {
+                format!("{name} needs `{field}`")
+            };
+            Diagnostic::error("plan::missing-field", message)
+                .label(error.span, format!("`{field}` is not given"))
+                .help(format!("`sepia help {}` says what it is", decl.kind.text))
+        }
+        ValueErrorKind::WrongType { found, expected } => {
+            Diagnostic::error("plan::wrong-type", format!("{name} must be {expected}, found {found}"))
+                .label(error.span, format!("expected {expected}"))
+        }
+        ValueErrorKind::Other(message) => {
+            Diagnostic::error("plan::bad-value", format!("{name}: {message}")).label(error.span, "")
+        }
+    }
+}
+
+fn unknown_field<'a>(
+    kind: &str,
+    path: &str,
+    field: &str,
+    span: Span,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
+    let place = if path.is_empty() { format!("kind `{kind}`") } else { format!("`{path}`") };
+    let error = Diagnostic::error("plan::unknown-field", format!("{place} has no field `{field}`"))
+        .label(span, "unknown field");
+    match nearest(field, known.clone()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => {
+            let mut names: Vec<&str> = known.collect();
+            names.sort_unstable();
+            error.help(format!("its fields: {}", names.join(", ")))
+        }
+    }
+}
+
+/// Turns what a stage's own check found into diagnostics at the manifest's lines.
+pub(super) fn report_problems(decl: &StageDecl, problems: Vec<Problem>, found: &mut Vec<Diagnostic>) {
+    for problem in problems {
+        let mut error = Diagnostic::error("plan::bad-value", format!("`{}`: {}", decl.name.name, problem.message))
+            .label(place_of(decl, &problem.param), format!("`{}`", problem.param));
+        if let Some(help) = problem.help {
+            error = error.help(help);
+        }
+        found.push(error);
+    }
+}
+
+/// Where a parameter is written; where it is not (a default), the innermost table that would hold it, else the stage's
+/// name.
+pub(crate) fn place_of(decl: &StageDecl, path: &str) -> Span {
+    let mut table = Some(&decl.rest);
+    let mut span = decl.name.span;
+    for name in path.split('.').filter(|name| !name.is_empty()) {
+        let Some((_, value)) = table.and_then(|table| table.entry(name)) else { break };
+        span = value.span;
+        table = value.as_table();
+    }
+    span
+}
