@@ -1,0 +1,85 @@
+//! `results.db`: what people query and share. An index over `records/`, `runs/` and `plans/` that can be rebuilt.
+//!
+//! | table or view | a row is | key |
+//! |---|---|---|
+//! | `runs` | one `sepia run` | `run` |
+//! | `plans` | a list of nodes with their keys, shared by runs | `plan` |
+//! | `run_nodes` | a node of a run that was not simply taken from the store | `run, node` |
+//! | `executions` | one finished attempt | `execution`; `record` everywhere |
+//! | `execution_details` | its JSON parts: `key_inputs`, `params`, `provenance` | `execution` |
+//! | `artifacts` | one of its outputs | `execution, port` |
+//! | `inputs` | one of its inputs | `execution, port, position` |
+//! | `params` (view) | one parameter by its dotted name | `execution, name` |
+//! | `metrics` (view) | one measurement | `execution, name, step` |
+//! | `metric_summaries` (view) | last, lowest and highest value of a metric | `execution, name` |
+//! | `results`, `divergences` (views) | good executions; keys with different outputs | |
+//!
+//! The views `params` and `metrics` stand on `param_values` and `metric_points`, where names are numbers. The comments in
+//! `0001_first.sql` are the reference; SQLite keeps them, so `.schema` shows them.
+//!
+//! The whole of a record is in the database (see `read.rs`), so a database file alone can be merged into a store.
+//!
+//! On a local disk the database is in WAL mode with `synchronous=NORMAL`: a commit costs no sync, and a loss of power may
+//! take the last commits, which the journals still have. WAL needs shared memory, hence one host; on network file systems
+//! the rollback journal with `synchronous=FULL` is used.
+
+mod index;
+mod migrate;
+mod open;
+mod read;
+mod rebuild;
+mod runs;
+mod write;
+
+pub use index::{Hit, Index};
+pub use read::ExecutionRow;
+pub use rebuild::Rebuilt;
+pub(crate) use runs::insert_run_nodes;
+pub use runs::{PlanNode, RunCounts, RunEnd, RunNode, RunRow};
+pub(crate) use write::JournalMark;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use camino::Utf8PathBuf;
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::{Result, StoreError};
+
+/// An open database; threads take turns.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) path: Utf8PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Database {
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A thread that panicked with the lock left no transaction behind: dropping one rolls it back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on the connection, naming the database in what goes wrong.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        work(&mut self.connection()).map_err(|e| self.error(e))
+    }
+
+    pub(crate) fn error(&self, source: rusqlite::Error) -> StoreError {
+        database_error(&self.path, source)
+    }
+}
+
+/// The kind of error that SQLite's answer amounts to.
+pub(crate) fn database_error(path: &Utf8PathBuf, source: rusqlite::Error) -> StoreError {
+    let path = path.clone();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            StoreError::DatabaseDamaged { path, reason: source.to_string() }
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            StoreError::DatabaseBusy { path, seconds: open::BUSY.as_secs() }
+        }
+        Some(ErrorCode::DiskFull) => StoreError::OutOfSpace { action: "write", path },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { action: "write", path },
+        _ => StoreError::Database { path, source },
+    }
+}

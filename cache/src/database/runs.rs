@@ -1,0 +1,374 @@
+//! Runs, their plans and what became of their nodes.
+//!
+//! What is known of a run is also kept in files (`runs/<run>/run.json`, `runs/<run>/nodes.jsonl`, `plans/`), from which
+//! the database can be rebuilt. The files are written first, and not synced: what a loss of power can take is the note
+//! that a run took place, never a result.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use camino::Utf8PathBuf;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::Digest;
+use crate::error::{IoContext as _, Result, StoreError};
+use crate::layout::{check_name, write_atomically};
+use crate::record::{RecordId, canonical};
+use crate::store::Store;
+
+const PLAN_DOMAIN: &str = "sepia 2026 plan listing v1";
+
+/// How many nodes of a run ended in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCounts {
+    /// All nodes.
+    pub nodes: u64,
+    /// Taken from the store.
+    pub cached: u64,
+    /// Computed.
+    pub done: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Not tried.
+    pub skipped: u64,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// Its id; also a file name, so letters, digits, `-`, `_` and `.` only. Ids that sort by time read best.
+    pub run: String,
+    /// Its nodes, as [`Store::save_plan`] named them.
+    pub plan: Option<Digest>,
+    /// Path of the manifest.
+    pub manifest: String,
+    /// The command line.
+    pub command: String,
+    /// Unix milliseconds.
+    pub started_at: i64,
+    /// Unix milliseconds; `None` while it goes on, and if it died.
+    pub finished_at: Option<i64>,
+    /// `done`, `failed`, `interrupted` ...; `died` if its process ended without saying; `None` while it goes on.
+    pub outcome: Option<String>,
+    /// What became of its nodes.
+    pub counts: RunCounts,
+    /// Host, versions, manifest, options: for people, and for `show`.
+    pub details: Value,
+}
+
+/// What a run says when it is over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEnd {
+    /// Its nodes with the keys that became known.
+    pub plan: Option<Digest>,
+    /// Unix milliseconds.
+    pub finished_at: i64,
+    /// `done`, `failed`, `interrupted` ...
+    pub outcome: String,
+    /// What became of its nodes.
+    pub counts: RunCounts,
+}
+
+/// A node of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanNode {
+    /// Its name.
+    pub node: String,
+    /// Its key, if it became known.
+    pub key: Option<Digest>,
+}
+
+/// What became of a node that was not simply taken from the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunNode {
+    /// The run.
+    pub run: String,
+    /// The node.
+    pub node: String,
+    /// Its key, if it became known.
+    pub key: Option<Digest>,
+    /// The record of its attempt, if there was one.
+    pub record: Option<RecordId>,
+    /// `done`, `failed`, `skipped`, `cancelled` ...
+    pub outcome: String,
+    /// Why it ran, or why not.
+    pub because: Option<String>,
+    /// How long it took.
+    pub wall_seconds: Option<f64>,
+}
+
+impl Store {
+    /// Keeps a listing of nodes, once for all runs that have the same.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn save_plan(&self, nodes: &[PlanNode]) -> Result<Digest> {
+        self.writable("write", &self.layout.folder("plans"))?;
+        let listing = plan_listing(nodes);
+        let plan = Digest::derive(PLAN_DOMAIN, listing.as_bytes());
+        let known = self.database.with(|connection| {
+            connection.prepare_cached("SELECT 1 FROM plans WHERE plan = ?")?.exists([plan.to_string()])
+        })?;
+        if !known {
+            write_atomically(&self.layout.plan(&plan), listing.as_bytes())?;
+            self.database.with(|connection| insert_plan(connection, &plan, nodes.len(), &listing))?;
+        }
+        Ok(plan)
+    }
+
+    /// The nodes of a plan.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], and those of reading.
+    pub fn plan(&self, plan: &Digest) -> Result<Vec<PlanNode>> {
+        let text = plan.to_string();
+        let listing: Option<String> = self.database.with(|connection| {
+            connection
+                .prepare_cached("SELECT listing FROM plans WHERE plan = ?")?
+                .query_row([&text], |row| row.get(0))
+                .optional()
+        })?;
+        listing.and_then(|listing| parse_plan(&listing, plan)).ok_or_else(|| self.not_found("plan", &text))
+    }
+
+    /// Writes down a run: that it began, or, with its end filled in, that it took place. Takes the place of an earlier row
+    /// of the same run. Take its lock first ([`Store::lock_run`]).
+    ///
+    /// # Errors
+    /// [`StoreError::BadName`], and those of writing.
+    pub fn start_run(&self, row: &RunRow) -> Result<()> {
+        let folder = self.run_dir(&row.run)?;
+        self.writable("write", &folder)?;
+        fs_err::create_dir_all(&folder).at("make", &folder)?;
+        self.write_run_file(row)?;
+        self.database.with(|connection| insert_run(connection, row))
+    }
+
+    /// Writes down how a run ended.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a run that was not started, and those of writing.
+    pub fn finish_run(&self, run: &str, end: &RunEnd) -> Result<()> {
+        let mut row = self.run_row(run)?.ok_or_else(|| self.not_found("run", run))?;
+        row.plan = end.plan.or(row.plan);
+        row.finished_at = Some(end.finished_at);
+        row.outcome = Some(end.outcome.clone());
+        row.counts = end.counts;
+        self.start_run(&row)
+    }
+
+    /// Writes down what became of nodes, apart from any record.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn add_run_nodes(&self, nodes: &[RunNode]) -> Result<()> {
+        self.write_nodes_file(nodes)?;
+        self.database.insert(&[], &[], |transaction| insert_run_nodes(transaction, nodes))
+    }
+
+    /// All runs, newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn list_runs(&self) -> Result<Vec<RunRow>> {
+        self.runs_where("1 ORDER BY started_at DESC, run DESC", [])
+    }
+
+    /// The run that `text` names: `latest`, an id, or a prefix of one id only.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
+    pub fn find_run(&self, text: &str) -> Result<RunRow> {
+        if text == "latest" {
+            let mut rows = self.runs_where("1 ORDER BY started_at DESC, run DESC LIMIT 1", [])?;
+            return rows.pop().ok_or_else(|| self.not_found("run", text));
+        }
+        if let Some(row) = self.run_row(text)? {
+            return Ok(row);
+        }
+        let mut rows = self.runs_where("substr(run, 1, length(?1)) = ?1 ORDER BY run LIMIT 6", [text])?;
+        match rows.len() {
+            1 => rows.pop().ok_or_else(|| self.not_found("run", text)),
+            0 => Err(self.not_found("run", text)),
+            _ => Err(StoreError::Ambiguous {
+                text: text.to_owned(),
+                matches: rows.into_iter().map(|row| row.run).collect(),
+            }),
+        }
+    }
+
+    /// The nodes of a run that were not simply taken from the store, sorted by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn run_nodes(&self, run: &str) -> Result<Vec<RunNode>> {
+        self.database.with(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT run, node, key, record, outcome, because, wall_seconds FROM run_nodes WHERE run = ? ORDER BY node",
+                )?
+                .query_map([run], |row| {
+                    Ok(RunNode {
+                        run: row.get(0)?,
+                        node: row.get(1)?,
+                        key: optional_digest(row, 2)?,
+                        record: optional_digest(row, 3)?.map(RecordId),
+                        outcome: row.get(4)?,
+                        because: row.get(5)?,
+                        wall_seconds: row.get(6)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    pub(crate) fn run_row(&self, run: &str) -> Result<Option<RunRow>> {
+        Ok(self.runs_where("run = ?1", [run])?.pop())
+    }
+
+    fn runs_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<RunRow>> {
+        let sql = format!(
+            "SELECT run, plan, manifest, command, started_at, finished_at, outcome, nodes, cached, done, failed, skipped, \
+             details FROM runs WHERE {condition}"
+        );
+        self.database.with(|connection| connection.prepare_cached(&sql)?.query_map(values, read_run)?.collect())
+    }
+
+    pub(crate) fn write_run_file(&self, row: &RunRow) -> Result<()> {
+        let path = self.run_dir(&row.run)?.join("run.json");
+        write_atomically(&path, json(row).as_bytes())
+    }
+
+    pub(crate) fn write_nodes_file(&self, nodes: &[RunNode]) -> Result<()> {
+        for of_run in nodes.chunk_by(|a, b| a.run == b.run) {
+            let Some(first) = of_run.first() else { continue };
+            let path = self.run_dir(&first.run)?.join("nodes.jsonl");
+            self.writable("write", &path)?;
+            let text: String = of_run.iter().map(|node| json(node) + "\n").collect();
+            let folder = self.run_dir(&first.run)?;
+            fs_err::create_dir_all(&folder).at("make", &folder)?;
+            let mut file = OpenOptions::new().append(true).create(true).open(&path).at("write", &path)?;
+            file.write_all(text.as_bytes()).at("write", &path)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn not_found(&self, what: &'static str, text: &str) -> StoreError {
+        let path: Utf8PathBuf = self.database.path.clone();
+        StoreError::NotFound { what, text: text.to_owned(), path }
+    }
+
+    /// The folder of a run: its logs and what is known of it.
+    ///
+    /// # Errors
+    /// [`StoreError::BadName`].
+    pub fn run_dir(&self, run: &str) -> Result<Utf8PathBuf> {
+        check_name("run id", run)?;
+        Ok(self.layout.run(run))
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Structs of texts, numbers and JSON always serialise.
+    canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
+}
+
+fn plan_listing(nodes: &[PlanNode]) -> String {
+    let pairs: Vec<(&str, String)> = nodes
+        .iter()
+        .map(|node| (node.node.as_str(), node.key.map_or_else(String::new, |key| key.to_string())))
+        .collect();
+    serde_json::to_string(&pairs).unwrap_or_default()
+}
+
+/// Reads a listing, if it is the one that `plan` names.
+pub(super) fn parse_plan(listing: &str, plan: &Digest) -> Option<Vec<PlanNode>> {
+    if Digest::derive(PLAN_DOMAIN, listing.as_bytes()) != *plan {
+        return None;
+    }
+    let pairs: Vec<(String, String)> = serde_json::from_str(listing).ok()?;
+    Some(pairs.into_iter().map(|(node, key)| PlanNode { node, key: key.parse().ok() }).collect())
+}
+
+pub(super) fn insert_plan(connection: &Connection, plan: &Digest, nodes: usize, listing: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT OR IGNORE INTO plans VALUES (?,?,?)")?.execute(params![
+        plan.to_string(),
+        nodes,
+        listing
+    ])?;
+    Ok(())
+}
+
+pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Result<()> {
+    let counts = &row.counts;
+    connection.prepare_cached("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)")?.execute(params![
+        row.run,
+        row.plan.map(|plan| plan.to_string()),
+        row.manifest,
+        row.command,
+        row.started_at,
+        row.finished_at,
+        row.outcome,
+        counts.nodes,
+        counts.cached,
+        counts.done,
+        counts.failed,
+        counts.skipped,
+        canonical::to_string(&row.details),
+    ])?;
+    Ok(())
+}
+
+pub(crate) fn insert_run_nodes(connection: &Connection, nodes: &[RunNode]) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO run_nodes VALUES (?,?,?,?,?,?,?)")?;
+    for node in nodes {
+        statement.execute(params![
+            node.run,
+            node.node,
+            node.key.map(|key| key.to_string()),
+            node.record.map(|record| record.to_string()),
+            node.outcome,
+            node.because,
+            node.wall_seconds,
+        ])?;
+    }
+    Ok(())
+}
+
+fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+    let details: String = row.get(12)?;
+    Ok(RunRow {
+        run: row.get(0)?,
+        plan: optional_digest(row, 1)?,
+        manifest: row.get(2)?,
+        command: row.get(3)?,
+        started_at: row.get(4)?,
+        finished_at: row.get(5)?,
+        outcome: row.get(6)?,
+        counts: RunCounts {
+            nodes: row.get(7)?,
+            cached: row.get(8)?,
+            done: row.get(9)?,
+            failed: row.get(10)?,
+            skipped: row.get(11)?,
+        },
+        details: serde_json::from_str(&details).unwrap_or_default(),
+    })
+}
+
+/// A digest from a column; an error, not a panic, if the text is none.
+pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    let text = row.get_ref(column)?.as_str()?;
+    text.parse()
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
+}
+
+/// A digest, or NULL.
+pub(super) fn optional_digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => digest(row, column).map(Some),
+    }
+}

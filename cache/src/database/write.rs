@@ -1,0 +1,181 @@
+//! Records into rows.
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use serde_json::{Map, Value};
+
+use super::Database;
+use crate::crash_point;
+use crate::error::Result;
+use crate::record::{Metrics, Record, RecordId, Series, canonical};
+
+/// How much of a run's journal is in the database once a transaction is done.
+pub(crate) struct JournalMark {
+    pub(crate) run: String,
+    pub(crate) bytes: u64,
+}
+
+impl Database {
+    /// Inserts normalised records that are not there yet, in one transaction. `more` adds to it.
+    pub(crate) fn insert(
+        &self,
+        records: &[(RecordId, Record)],
+        marks: &[JournalMark],
+        more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        crash_point::reached("insert rows")?;
+        self.with(|connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for (id, record) in records {
+                insert_record(&transaction, id, record)?;
+            }
+            for mark in marks {
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO journals VALUES (?1, ?2) \
+                         ON CONFLICT DO UPDATE SET bytes = max(bytes, excluded.bytes)",
+                    )?
+                    .execute(params![mark.run, mark.bytes])?;
+            }
+            more(&transaction)?;
+            // A crash before the commit is as good as a rollback, which dropping the transaction is.
+            #[cfg(test)]
+            if crash_point::reached("commit rows").is_err() {
+                return Err(rusqlite::Error::QueryReturnedNoRows);
+            }
+            transaction.commit()
+        })?;
+        crash_point::reached("rows committed")
+    }
+}
+
+fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rusqlite::Result<()> {
+    let seed = i64::try_from(record.seed).map_or_else(|_| Sql::Text(record.seed.to_string()), Sql::Integer);
+    let inserted = connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO executions (record, key, run, node, kind, stage_version, outcome, started_at, \
+             wall_seconds, cpu_seconds, peak_memory_bytes, seed, error) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        )?
+        .execute(params![
+            id.to_string(),
+            record.key.to_string(),
+            record.run,
+            record.node,
+            record.kind,
+            record.stage_version,
+            record.outcome.as_str(),
+            record.started_at,
+            record.wall_seconds,
+            record.cpu_seconds,
+            record.peak_memory_bytes,
+            seed,
+            record.error,
+        ])?;
+    if inserted == 0 {
+        return Ok(());
+    }
+    let execution = connection.last_insert_rowid();
+    connection.prepare_cached("INSERT INTO execution_details VALUES (?,?,?,?,?)")?.execute(params![
+        execution,
+        record.schema,
+        canonical::to_string(&record.key_inputs),
+        canonical::to_string(&Value::Object(record.params.clone())),
+        canonical::to_string(&record.provenance),
+    ])?;
+    for output in &record.outputs {
+        let object = &output.object;
+        connection.prepare_cached("INSERT INTO artifacts VALUES (?,?,?,?,?,?)")?.execute(params![
+            execution,
+            output.port,
+            object.digest.to_string(),
+            object.kind.as_str(),
+            object.bytes,
+            object.files,
+        ])?;
+    }
+    for input in &record.inputs {
+        connection.prepare_cached("INSERT INTO inputs VALUES (?,?,?,?,?)")?.execute(params![
+            execution,
+            input.port,
+            input.position,
+            input.digest.to_string(),
+            input.from_key.map(|key| key.to_string()),
+        ])?;
+    }
+    let mut flat = Vec::new();
+    flatten("", &record.params, &mut flat);
+    for (name, value) in flat {
+        // Two paths can flatten to one name ("a.b" and a: {b}); the JSON in the details has both.
+        connection.prepare_cached("INSERT OR IGNORE INTO param_values VALUES (?,?,?)")?.execute(params![
+            execution,
+            number_of(connection, &name)?,
+            value
+        ])?;
+    }
+    insert_metrics(connection, execution, &record.metrics)
+}
+
+fn insert_metrics(connection: &Connection, execution: i64, metrics: &Metrics) -> rusqlite::Result<()> {
+    for (name, series) in metrics.iter() {
+        let name = number_of(connection, name)?;
+        let mut statement = connection.prepare_cached("INSERT INTO metric_points VALUES (?,?,?,?)")?;
+        for (step, value) in series.points() {
+            let step = step.map_or(-1, |step| i64::try_from(step).unwrap_or(i64::MAX));
+            // SQLite stores NaN as NULL by itself.
+            statement.execute(params![execution, name, step, value])?;
+        }
+        let (last, lowest, highest) = ends(series);
+        connection.prepare_cached("INSERT INTO metric_ends VALUES (?,?,?,?,?,?)")?.execute(params![
+            execution,
+            name,
+            series.values().len(),
+            last,
+            lowest,
+            highest
+        ])?;
+    }
+    Ok(())
+}
+
+/// Last, lowest and highest value; NaN counts only as a last value.
+fn ends(series: &Series) -> (Option<f64>, Option<f64>, Option<f64>) {
+    let numbers = || series.values().iter().copied().filter(|value| !value.is_nan());
+    (series.values().last().copied(), numbers().reduce(f64::min), numbers().reduce(f64::max))
+}
+
+/// The number of a name, new or old.
+fn number_of(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    let known = connection
+        .prepare_cached("SELECT name FROM names WHERE text = ?")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(number) => Ok(number),
+        None => {
+            connection.prepare_cached("INSERT INTO names (text) VALUES (?)")?.execute([name])?;
+            Ok(connection.last_insert_rowid())
+        }
+    }
+}
+
+/// Parameters by dotted names, with the values that SQL compares as people expect.
+fn flatten(prefix: &str, params: &Map<String, Value>, flat: &mut Vec<(String, Sql)>) {
+    for (name, value) in params {
+        let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let value = match value {
+            Value::Object(inner) => {
+                flatten(&name, inner, flat);
+                continue;
+            }
+            Value::Null => Sql::Null,
+            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(integer), _) => Sql::Integer(integer),
+                (None, Some(real)) => Sql::Real(real),
+                (None, None) => Sql::Text(number.to_string()),
+            },
+            Value::String(text) => Sql::Text(text.clone()),
+            Value::Bool(_) | Value::Array(_) => Sql::Text(canonical::to_string(value)),
+        };
+        flat.push((name, value));
+    }
+}

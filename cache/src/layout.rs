@@ -1,0 +1,183 @@
+//! Where things lie in a store, and the `format` file that says so.
+//!
+//! ```text
+//! .sepia/
+//!   .gitignore            `*`: a store never gets into a commit by accident
+//!   format                `sepia-store 1`
+//!   results.db            the database: an index over records/ and runs/ that can be thrown away
+//!   objects/ab/<62 hex>   file outputs, named by the blake3 of their bytes
+//!   trees/ab/<62 hex>/    folder outputs, as the stage wrote them
+//!   trees/ab/<62 hex>.json  ... and their listings
+//!   records/<run>.jsonl   the records of one run, one a line, append-only
+//!   runs/<run>/           what is known of one run (run.json, nodes.jsonl) and its logs
+//!   plans/<64 hex>.json   the node listings that runs refer to
+//!   attempts/<run>/       private folders of running attempts
+//!   checkpoints/<key>/    checkpoints of training stages
+//!   locks/                one file for each lock that is held
+//!   damaged/              objects that were found damaged
+//!   cache/                what can be lost without loss: digests of input files
+//! ```
+
+use std::io::{self, Write as _};
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::digest::Digest;
+use crate::error::{IoContext as _, Result, StoreError};
+use crate::object::{ObjectKind, ObjectRef};
+
+/// The newest store format that this code reads and the one that it writes.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The folders of a store.
+const FOLDERS: &[&str] =
+    &["objects", "trees", "records", "runs", "plans", "attempts", "checkpoints", "locks", "damaged", "cache"];
+
+/// The paths of one store.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) root: Utf8PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Utf8Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(crate) fn folder(&self, name: &str) -> Utf8PathBuf {
+        self.root.join(name)
+    }
+
+    pub(crate) fn format(&self) -> Utf8PathBuf {
+        self.root.join("format")
+    }
+
+    pub(crate) fn database(&self) -> Utf8PathBuf {
+        self.root.join("results.db")
+    }
+
+    /// Where an object lies.
+    pub(crate) fn object(&self, object: &ObjectRef) -> Utf8PathBuf {
+        let hex = object.digest.to_string();
+        let (fan, rest) = hex.split_at(2);
+        let mut path = self.root.clone();
+        path.push(match object.kind {
+            ObjectKind::File => "objects",
+            ObjectKind::Tree => "trees",
+        });
+        path.push(fan);
+        path.push(rest);
+        path
+    }
+
+    /// Where a tree's listing lies.
+    pub(crate) fn listing(&self, digest: &Digest) -> Utf8PathBuf {
+        let hex = digest.to_string();
+        let (fan, rest) = hex.split_at(2);
+        self.root.join("trees").join(fan).join(format!("{rest}.json"))
+    }
+
+    pub(crate) fn records(&self, run: &str) -> Utf8PathBuf {
+        self.root.join("records").join(format!("{run}.jsonl"))
+    }
+
+    pub(crate) fn run(&self, run: &str) -> Utf8PathBuf {
+        self.root.join("runs").join(run)
+    }
+
+    pub(crate) fn plan(&self, plan: &Digest) -> Utf8PathBuf {
+        self.root.join("plans").join(format!("{plan}.json"))
+    }
+
+    /// Makes what is missing of a store at the root; the `format` file comes last, so a store with one is whole.
+    pub(crate) fn create(&self) -> Result<()> {
+        match fs_err::read_dir(&self.root) {
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry.at("read", &self.root)?.file_name().to_string_lossy().into_owned();
+                    if name != ".gitignore" && !name.starts_with(".format") && !FOLDERS.contains(&name.as_str()) {
+                        return Err(StoreError::NotAStore { root: self.root.clone(), found: name });
+                    }
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(StoreError::io("read", &self.root, e)),
+        }
+        for folder in FOLDERS {
+            let path = self.folder(folder);
+            fs_err::create_dir_all(&path).map_err(|e| not_writable("make", &path, e))?;
+        }
+        write_atomically(&self.root.join(".gitignore"), b"*\n")?;
+        write_atomically(&self.format(), format!("sepia-store {FORMAT}\n").as_bytes())
+    }
+
+    /// Whether there is a store that this code can use. `Ok(false)`: there is none, or one whose making was interrupted.
+    pub(crate) fn check(&self) -> Result<bool> {
+        let path = self.format();
+        let text = match fs_err::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(StoreError::NotAFolder { path: self.root.clone() });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(StoreError::io("read", &path, e)),
+        };
+        let line = text.lines().next().unwrap_or_default();
+        match line.strip_prefix("sepia-store ").and_then(|version| version.parse::<u32>().ok()) {
+            Some(found) if found > FORMAT => Err(StoreError::NewerFormat { path, found, known: FORMAT }),
+            Some(_) => Ok(true),
+            None => Err(StoreError::BadFormat { path, found: line.chars().take(40).collect() }),
+        }
+    }
+}
+
+/// A refusal for want of permission, in a store, means that the store is read-only for us.
+fn not_writable(action: &'static str, path: &Utf8Path, source: io::Error) -> StoreError {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        StoreError::ReadOnly { action, path: path.to_owned() }
+    } else if source.kind() == io::ErrorKind::NotADirectory || source.kind() == io::ErrorKind::AlreadyExists {
+        StoreError::NotAFolder { path: path.to_owned() }
+    } else {
+        StoreError::io(action, path, source)
+    }
+}
+
+/// Refuses names that would not stay inside the folder they belong into.
+pub(crate) fn check_name(what: &'static str, text: &str) -> Result<()> {
+    let fine = text.len() <= 128
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if fine { Ok(()) } else { Err(StoreError::BadName { what, text: text.chars().take(80).collect() }) }
+}
+
+/// Replaces a small file as a whole: readers see the old bytes or the new ones. Not synced.
+pub(crate) fn write_atomically(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
+    let temporary = unique_sibling(path);
+    let written = fs_err::File::create(&temporary).and_then(|mut file| file.write_all(bytes));
+    let placed = written.and_then(|()| std::fs::rename(&temporary, path));
+    if placed.is_err() {
+        // What is left is of no use; that it cannot be removed either adds nothing to the error.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    placed.map_err(|e| not_writable("write", path, e))
+}
+
+/// A name beside `path` that no other thread or process uses: `.<name>.<pid>-<count>`.
+pub(crate) fn unique_sibling(path: &Utf8Path) -> Utf8PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or("x");
+    // Two hosts that share a store may have the same process ids: the start time of this process's first use differs.
+    path.with_file_name(format!(".{name}.{}-{}-{count}", std::process::id(), process_mark()))
+}
+
+/// Differs between processes of different hosts, even if they share a process id.
+fn process_mark() -> &'static str {
+    use std::sync::OnceLock;
+    static MARK: OnceLock<String> = OnceLock::new();
+    MARK.get_or_init(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        format!("{:x}", now.as_nanos())
+    })
+}
