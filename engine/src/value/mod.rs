@@ -58,7 +58,7 @@ pub struct Table {
 }
 
 /// A key with its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Key {
     /// The name.
     pub name: String,
