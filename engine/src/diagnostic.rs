@@ -1,9 +1,23 @@
 //! Errors and warnings about what a person wrote, with the place and the way out.
+//!
+//! Every phase collects [`Diagnostic`]s; only the command line turns them into text, with [`render`] for people and
+//! [`to_json`] for programs.
+
+mod json;
+mod nearest;
+mod render;
+mod sources;
+
+pub use json::to_json;
+pub use nearest::nearest;
+pub use render::render;
+pub use sources::{Place, Sources};
 
 use crate::value::Span;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing runs.
     Error,
@@ -61,24 +75,29 @@ impl Diagnostic {
         self.help.push(text.into());
         self
     }
-}
 
-/// The texts that spans point into: the manifest, and what it extends.
-#[derive(Debug, Clone, Default)]
-pub struct Sources {
-    texts: Vec<(String, String)>,
-}
-
-impl Sources {
-    /// Adds a text under the name that errors show; returns the number that its spans carry.
-    pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> u16 {
-        self.texts.push((name.into(), text.into()));
-        u16::try_from(self.texts.len() - 1).unwrap_or(u16::MAX)
-    }
-
-    /// Name and text of a source.
+    /// Adds a way out where there is one.
     #[must_use]
-    pub fn get(&self, source: u16) -> Option<(&str, &str)> {
-        self.texts.get(usize::from(source)).map(|(name, text)| (name.as_str(), text.as_str()))
+    pub fn help_maybe(mut self, text: Option<String>) -> Self {
+        self.help.extend(text);
+        self
     }
+
+    /// Whether nothing runs.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// Where it is shown among others: by source and place; those without a place first.
+    fn order(&self) -> Option<Span> {
+        self.labels.first().map(|label| label.span)
+    }
+}
+
+/// In the order of the text, as a person reads it; otherwise in the order in which they were found.
+fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
+    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
+    sorted.sort_by_key(|diagnostic| diagnostic.order());
+    sorted
 }

@@ -3,7 +3,22 @@
 //! This phase knows the reserved keys of a manifest and of a stage table. What is left in a stage table are parameters
 //! and knobs, which only the registry can judge: that is the next phase, [`plan`](crate::plan).
 
-use crate::value::{Key, Span, Table};
+mod field;
+mod read;
+mod stage;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use field::value_diagnostic;
+pub use stage::RESERVED;
+
+use crate::diagnostic::{Diagnostic, Sources};
+use crate::value::{Key, Span, Table, parse_toml};
+
+/// The manifest format that this version reads and writes.
+pub const FORMAT: i64 = 1;
 
 /// A parsed manifest.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +35,35 @@ pub struct Manifest {
     pub stages: Vec<StageDecl>,
 }
 
+impl Manifest {
+    /// Reads one text, which gets a place in `sources` under `name`. Warnings come with the manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, codes `manifest::...`.
+    pub fn parse(sources: &mut Sources, name: &str, text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let source = sources.add(name, text);
+        let table = parse_toml(source, text)?;
+        let whole = Span { source, start: 0, end: u32::try_from(text.len()).unwrap_or(u32::MAX) };
+        let mut found = Vec::new();
+        let manifest = read::manifest(table, stem(name), whole, &mut found);
+        match manifest {
+            Some(manifest) if !found.iter().any(Diagnostic::is_error) => Ok((manifest, found)),
+            _ => Err(found),
+        }
+    }
+}
+
+/// `quickstart` of `manifests/quickstart.toml`.
+fn stem(name: &str) -> &str {
+    let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    match file.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => file,
+    }
+}
+
 /// A word with its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Word {
     /// The word.
     pub text: String,
@@ -30,12 +72,14 @@ pub struct Word {
 }
 
 /// One `[stages.NAME]` table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct StageDecl {
     /// Its name.
     pub name: Key,
     /// Its kind.
     pub kind: Word,
+    /// What its author says about it.
+    pub description: Option<String>,
     /// Inputs by port, in the order of the text.
     pub inputs: Vec<InputDecl>,
     /// Its own seed.
@@ -50,6 +94,8 @@ pub struct StageDecl {
     pub retries: u32,
     /// Seconds after which an attempt is stopped.
     pub timeout: Option<f64>,
+    /// Seconds between two checkpoints.
+    pub checkpoint_every: Option<f64>,
     /// Among nodes that could start, the higher goes first.
     pub priority: i64,
     /// All other keys: parameters and knobs of the kind.

@@ -4,6 +4,7 @@
 //! phase can still point at the line that the author wrote.
 
 mod decode;
+mod duplicate;
 mod parse;
 
 pub use parse::parse_toml;
@@ -57,7 +58,7 @@ pub struct Table {
 }
 
 /// A key with its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Key {
     /// The name.
     pub name: String,
@@ -109,6 +110,28 @@ pub enum ValueErrorKind {
     Other(String),
 }
 
+/// What is wrong, in one sentence without a full stop: `expected a whole number, found the text "12"`.
+impl std::fmt::Display for ValueErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UnknownField { field, .. } => write!(f, "unknown field `{field}`"),
+            Self::UnknownVariant { variant, .. } => write!(f, "unknown value `{variant}`"),
+            Self::MissingField { field } => write!(f, "`{field}` is missing"),
+            Self::WrongType { found, expected } => write!(f, "expected {expected}, found {found}"),
+            Self::Other(message) => f.write_str(message),
+        }
+    }
+}
+
+/// The path, where there is one, and what is wrong.
+impl std::fmt::Display for ValueError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.path.is_empty() { write!(f, "{}", self.kind) } else { write!(f, "{}: {}", self.path, self.kind) }
+    }
+}
+
+impl std::error::Error for ValueError {}
+
 impl ValueError {
     /// An error in words, at a place.
     #[must_use]
@@ -147,15 +170,23 @@ impl Value {
     /// What it is, in words: `the text "x"`, `the whole number 3`, `a table`.
     #[must_use]
     pub fn describe(&self) -> String {
-        match &self.kind {
-            ValueKind::String(text) if text.chars().count() > 40 => "a long text".to_owned(),
-            ValueKind::String(text) => format!("the text {text:?}"),
-            ValueKind::Integer(number) => format!("the whole number {number}"),
-            ValueKind::Float(number) => format!("the number {number:?}"),
-            ValueKind::Boolean(flag) => format!("`{flag}`"),
-            ValueKind::Datetime(text) => format!("the date {text}"),
-            ValueKind::Array(items) => format!("a list of {}", items.len()),
-            ValueKind::Table(_) => "a table".to_owned(),
+        self.kind.describe()
+    }
+}
+
+impl ValueKind {
+    /// See [`Value::describe`].
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::String(text) if text.chars().count() > 40 => "a long text".to_owned(),
+            Self::String(text) => format!("the text {text:?}"),
+            Self::Integer(number) => format!("the whole number {number}"),
+            Self::Float(number) => format!("the number {number:?}"),
+            Self::Boolean(flag) => format!("`{flag}`"),
+            Self::Datetime(text) => format!("the date {text}"),
+            Self::Array(items) => format!("a list of {}", items.len()),
+            Self::Table(_) => "a table".to_owned(),
         }
     }
 }
@@ -165,6 +196,14 @@ impl Table {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.entry(name).map(|(_, value)| value)
+    }
+
+    /// Decodes into a typed value through serde; `span` is the place of an error that concerns the whole table.
+    ///
+    /// # Errors
+    /// The first thing that does not fit, with its place and path.
+    pub fn decode<T: DeserializeOwned>(&self, span: Span) -> Result<T, ValueError> {
+        decode::decode_table(self, span)
     }
 
     /// The key and value of a key.

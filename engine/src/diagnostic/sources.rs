@@ -1,0 +1,96 @@
+//! The texts that spans point into.
+
+use std::sync::Arc;
+
+use super::Diagnostic;
+use crate::value::Span;
+
+/// The texts that spans point into: the manifest, and what it extends.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    texts: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// A place as people count: lines and columns from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl Sources {
+    /// Adds a text under the name that errors show; returns the number that its spans carry.
+    pub fn add(&mut self, name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> u16 {
+        self.texts.push((name.into(), text.into()));
+        u16::try_from(self.texts.len() - 1).unwrap_or(u16::MAX)
+    }
+
+    /// Adds the bytes of a file.
+    ///
+    /// # Errors
+    /// They are not UTF-8: the error points at the first byte that is not, in what can be read of the file.
+    pub fn add_bytes(&mut self, name: impl Into<Arc<str>>, bytes: &[u8]) -> Result<u16, Box<Diagnostic>> {
+        let error = match std::str::from_utf8(bytes) {
+            Ok(text) => return Ok(self.add(name, text)),
+            Err(error) => error,
+        };
+        let at = u32::try_from(error.valid_up_to()).unwrap_or(u32::MAX);
+        let source = self.add(name, String::from_utf8_lossy(bytes));
+        let span = Span { source, start: at, end: at.saturating_add(3) };
+        let message = format!("the file is not UTF-8 text: byte {at} cannot be read");
+        let error = Diagnostic::error("manifest::not-utf8", message).label(span, "");
+        Err(Box::new(error.help("save the file as UTF-8")))
+    }
+
+    /// Name and text of a source.
+    #[must_use]
+    pub fn get(&self, source: u16) -> Option<(&str, &str)> {
+        self.texts.get(usize::from(source)).map(|(name, text)| (&**name, &**text))
+    }
+
+    /// The text of a span; empty where there is none.
+    #[must_use]
+    pub fn text(&self, span: Span) -> &str {
+        let Some((_, text)) = self.get(span.source) else { return "" };
+        text.get(span.start as usize..span.end as usize).unwrap_or_default()
+    }
+
+    /// Line and column of a span's first and last end.
+    #[must_use]
+    pub fn place(&self, span: Span) -> Option<(Place, Place)> {
+        let (_, text) = self.get(span.source)?;
+        Some((place(text, span.start as usize), place(text, span.end as usize)))
+    }
+}
+
+fn place(text: &str, at: usize) -> Place {
+    let before = text.get(..text.floor_char_boundary(at)).unwrap_or(text);
+    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Place { line, column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_lines_and_characters_from_one() {
+        let mut sources = Sources::default();
+        let source = sources.add("a.toml", "ä = 1\nbé = 2");
+        let span = Span { source, start: 11, end: 14 };
+        assert_eq!(sources.text(span), "= 2");
+        assert_eq!(sources.place(span), Some((Place { line: 2, column: 4 }, Place { line: 2, column: 7 })));
+        assert_eq!(sources.place(Span { source: 7, ..span }), None);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_pointed_at() {
+        let mut sources = Sources::default();
+        let error = sources.add_bytes("a.toml", b"a = 1\nb = \xFF\n").unwrap_err();
+        assert_eq!(sources.place(error.labels[0].span).unwrap().0, Place { line: 2, column: 5 });
+        assert_eq!(sources.add_bytes("b.toml", "ä".as_bytes()), Ok(1));
+    }
+}
