@@ -4,10 +4,14 @@
 //! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
 
 pub mod canonical;
+pub mod cli;
 pub mod diagnostic;
+pub mod event;
+pub mod exec;
 pub mod graph;
 pub mod key;
 pub mod manifest;
 pub mod plan;
+pub mod report;
 pub mod stage;
 pub mod value;

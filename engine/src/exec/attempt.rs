@@ -5,13 +5,13 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::PathBuf,
     process::{ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError, mpsc::Sender},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
-use sepia_cache::{ObjectRef, Store};
+use sepia_cache::{ObjectRef, Store, hash_output};
 
 use super::{
     child::{self, Leash, Usage},
@@ -266,7 +266,7 @@ impl Attempt {
             if !path.exists() {
                 return Ok(Ending::Failed(self.failure(&format!("the stage did not make its output `{port}`"))));
             }
-            let stored = store.hash_output(&path).and_then(|hashed| store.insert(&path, &hashed));
+            let stored = hash_output(&path).and_then(|hashed| store.insert(&path, &hashed));
             match stored {
                 Ok(object) => taken.push((port, object)),
                 Err(error) => {

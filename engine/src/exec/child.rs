@@ -38,11 +38,6 @@ impl Leash {
         }
     }
 
-    /// Whether a signal was sent before a child was there.
-    pub(super) fn is_cut(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pending.is_some()
-    }
-
     fn attach(&self, group: Option<Pid>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.group = group;
@@ -69,12 +64,8 @@ pub(super) fn wait(child: Child, leash: &Leash) -> std::io::Result<(ExitStatus, 
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // Wait without reaping: the number stays ours until the group is dealt with.
-        loop {
-            match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
-                Err(rustix::io::Errno::INTR) => {}
-                _ => break,
-            }
-        }
+        let ended = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        while matches!(ended(), Err(rustix::io::Errno::INTR)) {}
         leash.detach();
         let _ = kill_process_group(pid, Signal::KILL);
     }

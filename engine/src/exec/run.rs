@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sepia_cache::{KeyLock, RunLock, Store, StoreError};
+use camino::Utf8PathBuf;
+use sepia_cache::{KeyLock, Outcome, RunLock, Store, StoreError};
 
 use super::{
     attempt::{Attempt, Control, Ended, Ending, Message},
@@ -18,7 +19,7 @@ use super::{
     lookup::Lookup,
     options::RunOptions,
     reaper::Reaper,
-    record::{RunRecord, node_figures},
+    record::{End, Keys, RunRecord, node_figures},
     recorder::Recorder,
     scheduler::{Demand, Scheduler},
     slots::{Amount, Slots, machine_memory},
@@ -91,7 +92,7 @@ pub fn run(plan: &Plan, store: &Arc<Store>, options: &RunOptions, listeners: &mu
     let lookup = Lookup::open(store)?;
     let record = RunRecord::new(plan, options);
     let run_lock = store.lock_run(&record.run)?;
-    let recorder = Recorder::create(&store.run_dir(&record.run))?;
+    let recorder = Recorder::create(&store.run_dir(&record.run)?)?;
     let (tell, wakes) = channel();
     let total = Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: 1 };
     let demands = plan.nodes.iter().map(|node| Demand {
@@ -150,7 +151,16 @@ struct RunningAttempt {
     deadline: Option<Instant>,
     timed_out: bool,
     killed: bool,
-    thread: std::thread::JoinHandle<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl RunningAttempt {
+    /// The thread has said its last word, or its child was killed: it ends at once.
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 struct Run<'a, 'l> {
@@ -184,7 +194,7 @@ struct Run<'a, 'l> {
 
 impl Run<'_, '_> {
     fn go(&mut self, wakes: &Receiver<Wake>) -> Result<RunReport, RunError> {
-        let nodes = self.frozen.len() as u64;
+        let nodes = self.plan.ids().filter(|id| self.scheduler.state(*id) != NodeState::Outside).count() as u64;
         self.emit(RunEvent::RunStarted {
             format: EVENT_FORMAT,
             run: self.record.run.clone(),
@@ -196,8 +206,8 @@ impl Run<'_, '_> {
             // The store or the run's own files failed: nothing more can be kept, and no child may go on.
             self.running.values().for_each(|attempt| attempt.control.kill());
         }
-        for (_, attempt) in std::mem::take(&mut self.running) {
-            let _ = attempt.thread.join();
+        for attempt in self.running.values_mut() {
+            attempt.join();
         }
         if let Some(committer) = self.committer.take() {
             committer.finish();
@@ -210,7 +220,7 @@ impl Run<'_, '_> {
     }
 
     fn until_all_final(&mut self, wakes: &Receiver<Wake>) -> Result<(), RunError> {
-        self.record.begin(&self.store, self.plan)?;
+        self.record.begin(&self.store)?;
         loop {
             self.resolve_keys()?;
             self.start_attempts()?;
@@ -376,7 +386,7 @@ impl Run<'_, '_> {
             inputs,
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
-            log: self.record.log_path(&self.store, id, attempt),
+            log: self.log_path(id)?,
             program: self.options.program.clone(),
         };
         let control = Control::default();
@@ -394,7 +404,7 @@ impl Run<'_, '_> {
             deadline: node.decl.timeout.map(|seconds| started + Duration::from_secs_f64(seconds)),
             timed_out: false,
             killed: false,
-            thread,
+            thread: Some(thread),
         };
         self.running.insert(id, running);
         self.tell_cached();
@@ -409,7 +419,7 @@ impl Run<'_, '_> {
             let tell = self.tell.clone();
             let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
-            fs_err::create_dir_all(self.record.logs(&self.store))?;
+            fs_err::create_dir_all(self.record.logs(&self.store)?)?;
             self.record.gather_provenance(&self.options.program, &self.plan.folder);
         }
         if program_of_the_author && self.reaper.is_none() {
@@ -419,8 +429,8 @@ impl Run<'_, '_> {
     }
 
     fn take_end(&mut self, id: NodeId, ended: Ended) -> Result<(), RunError> {
-        let Some(running) = self.running.remove(&id) else { return Ok(()) };
-        let _ = running.thread.join();
+        let Some(mut running) = self.running.remove(&id) else { return Ok(()) };
+        running.join();
         let name = self.plan.node(id).name.clone();
         match &ended.ending {
             Ending::Finished(outputs) => {
@@ -431,7 +441,7 @@ impl Run<'_, '_> {
                 self.nodes[id.index()].same_outputs = self.lookup.same_as_before(&name, &outputs)?;
                 self.nodes[id.index()].finished = Some((ended.seconds, node_figures(&ended.metrics)));
                 self.outputs[id.index()] = Some(outputs);
-                self.commit(id, &ended, &running, sepia_cache::Outcome::Done, None);
+                self.commit(id, &ended, &running, Outcome::Done, None)?;
                 self.summary.ran += 1;
                 self.scheduler.finished(id)?;
             }
@@ -451,7 +461,6 @@ impl Run<'_, '_> {
                 }
                 self.nodes[id.index()].lock = None;
                 self.nodes[id.index()].attempts -= 1;
-                self.lookup.forget(self.nodes[producer.index()].key.as_ref().map(|(key, _)| *key));
                 self.scheduler.reopen(*producer, id)?;
             }
             Ending::Stopped { step } if running.timed_out => {
@@ -465,7 +474,7 @@ impl Run<'_, '_> {
             }
             Ending::Stopped { step } => {
                 let step = *step;
-                self.commit(id, &ended, &running, sepia_cache::Outcome::Stopped, None);
+                self.commit(id, &ended, &running, Outcome::Stopped, None)?;
                 self.cancel(id)?;
                 self.emit(RunEvent::Stopped { node: name, step });
             }
@@ -507,8 +516,8 @@ impl Run<'_, '_> {
     }
 
     fn attempt_failed(&mut self, id: NodeId, ended: &Ended, running: &RunningAttempt, failure: Failure) -> Result<(), RunError> {
-        let outcome = if running.timed_out { sepia_cache::Outcome::TimedOut } else { sepia_cache::Outcome::Failed };
-        self.commit(id, ended, running, outcome, Some(failure.message.clone()));
+        let outcome = if running.timed_out { Outcome::TimedOut } else { Outcome::Failed };
+        self.commit(id, ended, running, outcome, Some(failure.message.clone()))?;
         let node = self.plan.node(id);
         let attempt = self.nodes[id.index()].attempts;
         if attempt <= node.decl.retries && self.scheduler.accepting() {
@@ -552,19 +561,23 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn commit(&mut self, id: NodeId, ended: &Ended, running: &RunningAttempt, outcome: sepia_cache::Outcome, error: Option<String>) {
-        let Some((key, inputs)) = &self.nodes[id.index()].key else { return };
-        let keys_of: BTreeMap<NodeId, StageKey> = self
-            .plan
-            .node(id)
-            .needs()
-            .filter_map(|needed| Some((needed, self.nodes[needed.index()].key.as_ref()?.0)))
-            .collect();
-        let record = self.record.of_attempt(self.plan, id, (*key, inputs), &keys_of, ended, running.started_at, outcome, error);
+    fn commit(&mut self, id: NodeId, ended: &Ended, running: &RunningAttempt, outcome: Outcome, error: Option<String>) -> Result<(), RunError> {
+        let end = End { outcome, error, started_at: running.started_at, log: self.log_path(id)?.into_string() };
+        let Some((key, inputs)) = &self.nodes[id.index()].key else { return Ok(()) };
+        let key_of = |needed: NodeId| Some((needed, self.nodes[needed.index()].key.as_ref()?.0));
+        let keys = Keys { own: (key, inputs), needed: self.plan.node(id).needs().filter_map(key_of).collect() };
+        let record = self.record.of_attempt(self.plan, id, &keys, ended, &end);
         if let Some(committer) = &self.committer {
             self.uncommitted += 1;
             committer.commit(id, record);
         }
+        Ok(())
+    }
+
+    /// Where the current attempt of a node writes what it has to say.
+    fn log_path(&self, id: NodeId) -> Result<Utf8PathBuf, StoreError> {
+        let attempt = self.nodes[id.index()].attempts;
+        Ok(self.record.logs(&self.store)?.join(format!("{}-{attempt}.log", id.0)))
     }
 
     fn take_commit(&mut self, committed: Committed) -> Result<(), RunError> {
@@ -647,9 +660,9 @@ impl Run<'_, '_> {
         } else {
             RunOutcome::Done
         };
-        let states: Vec<NodeState> = self.plan.ids().map(|id| self.scheduler.state(id)).collect();
-        let keys: Vec<Option<StageKey>> = self.nodes.iter().map(|node| node.key.as_ref().map(|(key, _)| *key)).collect();
-        self.record.end(&self.store, self.plan, &states, &keys, outcome, self.summary)?;
+        let key = |id: NodeId| self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
+        let nodes: Vec<_> = self.plan.ids().map(|id| (self.scheduler.state(id), key(id))).collect();
+        self.record.end(&self.store, self.plan, &nodes, outcome, self.summary)?;
         self.keys.save()?;
         let seconds = self.begun.elapsed().as_secs_f64();
         self.emit(RunEvent::RunFinished { outcome, summary: self.summary, seconds });

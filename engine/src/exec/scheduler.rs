@@ -17,18 +17,18 @@ use crate::graph::{Graph, NodeId};
 
 /// What the scheduler knows of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Demand {
+pub(super) struct Demand {
     /// What it needs of the machine.
-    pub amount: Amount,
+    pub(super) amount: Amount,
     /// The higher goes first.
-    pub priority: i64,
+    pub(super) priority: i64,
 }
 
 type Rank = (Reverse<i64>, Reverse<u32>, NodeId);
 
 /// The state of a run.
 #[derive(Debug)]
-pub struct Scheduler<'g> {
+pub(super) struct Scheduler<'g> {
     graph: &'g Graph,
     demands: Vec<Demand>,
     states: Vec<NodeState>,
@@ -44,7 +44,7 @@ pub struct Scheduler<'g> {
 impl<'g> Scheduler<'g> {
     /// A scheduler over the chosen nodes. Nodes outside the choice count as having outputs if `available` says so.
     #[must_use]
-    pub fn new(graph: &'g Graph, chosen: &[bool], demands: Vec<Demand>, slots: Slots) -> Self {
+    pub(super) fn new(graph: &'g Graph, chosen: &[bool], demands: Vec<Demand>, slots: Slots) -> Self {
         let nodes = chosen.len();
         let states: Vec<NodeState> =
             chosen.iter().map(|chosen| if *chosen { NodeState::Waiting } else { NodeState::Outside }).collect();
@@ -71,12 +71,12 @@ impl<'g> Scheduler<'g> {
 
     /// Where a node stands.
     #[must_use]
-    pub fn state(&self, id: NodeId) -> NodeState {
+    pub(super) fn state(&self, id: NodeId) -> NodeState {
         self.states[id.index()]
     }
 
     /// The next node whose key can be found.
-    pub fn next_to_resolve(&mut self) -> Option<NodeId> {
+    pub(super) fn next_to_resolve(&mut self) -> Option<NodeId> {
         if !self.accepting {
             return None;
         }
@@ -89,7 +89,7 @@ impl<'g> Scheduler<'g> {
     }
 
     /// The first of the nodes that must run for which the machine has room; its slots are taken.
-    pub fn next_to_start(&mut self) -> Option<NodeId> {
+    pub(super) fn next_to_start(&mut self) -> Option<NodeId> {
         if !self.accepting {
             return None;
         }
@@ -112,21 +112,21 @@ impl<'g> Scheduler<'g> {
     ///
     /// # Errors
     /// When the node's state does not allow it; the same holds for the functions below.
-    pub fn found(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn found(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::Found)?;
         self.release_dependants(id);
         Ok(())
     }
 
     /// It has to run.
-    pub fn must_run(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn must_run(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::MustRun)?;
         self.to_start.insert(self.rank(id));
         Ok(())
     }
 
     /// Another run holds its key: it gives its slots back until it is asked for again with `must_run` or `found`.
-    pub fn held(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn held(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::Held)?;
         self.to_start.remove(&self.rank(id));
         self.give_back(id);
@@ -134,18 +134,18 @@ impl<'g> Scheduler<'g> {
     }
 
     /// An attempt starts; its slots were taken by `next_to_start`.
-    pub fn started(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn started(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::Start)
     }
 
     /// Found in the store only after its slots were taken.
-    pub fn found_late(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn found_late(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.give_back(id);
         self.found(id)
     }
 
     /// The attempt ended well.
-    pub fn finished(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn finished(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::Finish)?;
         self.give_back(id);
         self.release_dependants(id);
@@ -153,7 +153,7 @@ impl<'g> Scheduler<'g> {
     }
 
     /// The attempt failed and another one follows.
-    pub fn try_again(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn try_again(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::TryAgain)?;
         self.give_back(id);
         self.to_start.insert(self.rank(id));
@@ -161,7 +161,7 @@ impl<'g> Scheduler<'g> {
     }
 
     /// It failed for good. Everything below that can no longer run is skipped; the answer names those nodes.
-    pub fn failed(&mut self, id: NodeId) -> Result<Vec<NodeId>, IllegalChange> {
+    pub(super) fn failed(&mut self, id: NodeId) -> Result<Vec<NodeId>, IllegalChange> {
         self.change(id, Change::Fail)?;
         self.give_back(id);
         self.to_start.remove(&self.rank(id));
@@ -169,25 +169,25 @@ impl<'g> Scheduler<'g> {
     }
 
     /// The attempt was stopped because the run ends. Everything below is cancelled with the rest.
-    pub fn cancelled(&mut self, id: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn cancelled(&mut self, id: NodeId) -> Result<(), IllegalChange> {
         self.change(id, Change::Cancel)?;
         self.give_back(id);
         Ok(())
     }
 
     /// Nothing new starts from now on.
-    pub fn stop_accepting(&mut self) {
+    pub(super) fn stop_accepting(&mut self) {
         self.accepting = false;
     }
 
     /// Whether new nodes may start.
     #[must_use]
-    pub fn accepting(&self) -> bool {
+    pub(super) fn accepting(&self) -> bool {
         self.accepting
     }
 
     /// Cancels every node that is not final and not running; the answer names them.
-    pub fn cancel_rest(&mut self) -> Result<Vec<NodeId>, IllegalChange> {
+    pub(super) fn cancel_rest(&mut self) -> Result<Vec<NodeId>, IllegalChange> {
         let open: Vec<NodeId> = self
             .graph
             .order()
@@ -204,7 +204,7 @@ impl<'g> Scheduler<'g> {
     }
 
     /// A stored result is damaged: its node has to be looked at anew, and so has `consumer`, which found out.
-    pub fn reopen(&mut self, producer: NodeId, consumer: NodeId) -> Result<(), IllegalChange> {
+    pub(super) fn reopen(&mut self, producer: NodeId, consumer: NodeId) -> Result<(), IllegalChange> {
         self.change(producer, Change::Reopen)?;
         self.change(consumer, Change::Reopen)?;
         self.give_back(consumer);
@@ -227,7 +227,7 @@ impl<'g> Scheduler<'g> {
 
     /// Whether no chosen node can change any more.
     #[must_use]
-    pub fn all_final(&self) -> bool {
+    pub(super) fn all_final(&self) -> bool {
         self.open == 0
     }
 

@@ -2,18 +2,18 @@
 
 /// An amount of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Amount {
+pub(super) struct Amount {
     /// Threads.
-    pub threads: usize,
+    pub(super) threads: usize,
     /// Bytes of memory.
-    pub memory: u64,
+    pub(super) memory: u64,
     /// Devices.
-    pub devices: usize,
+    pub(super) devices: usize,
 }
 
 /// What there is, and what of it is free.
 #[derive(Debug, Clone, Copy)]
-pub struct Slots {
+pub(super) struct Slots {
     total: Amount,
     used: Amount,
 }
@@ -21,13 +21,13 @@ pub struct Slots {
 impl Slots {
     /// Everything free.
     #[must_use]
-    pub fn new(total: Amount) -> Self {
+    pub(super) fn new(total: Amount) -> Self {
         Self { total, used: Amount::default() }
     }
 
     /// Takes an amount if it is free. A request above the total is served when nothing else runs: it is the author's
     /// word against the machine's, and refusing for ever helps nobody.
-    pub fn take(&mut self, wanted: Amount) -> Option<Amount> {
+    pub(super) fn take(&mut self, wanted: Amount) -> Option<Amount> {
         let granted = Amount {
             threads: wanted.threads.min(self.total.threads),
             memory: wanted.memory.min(self.total.memory),
@@ -47,12 +47,12 @@ impl Slots {
 
     /// Whether no thread is free, so that asking for more is in vain.
     #[must_use]
-    pub fn full(&self) -> bool {
+    pub(super) fn full(&self) -> bool {
         self.used.threads >= self.total.threads
     }
 
     /// Gives back what [`take`](Self::take) granted.
-    pub fn give_back(&mut self, granted: Amount) {
+    pub(super) fn give_back(&mut self, granted: Amount) {
         self.used.threads -= granted.threads;
         self.used.memory -= granted.memory;
         self.used.devices -= granted.devices;
@@ -61,14 +61,14 @@ impl Slots {
 
 /// The memory of this machine, in bytes.
 #[must_use]
-pub fn machine_memory() -> u64 {
+pub(crate) fn machine_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// The processors of this machine that this process may use.
 #[must_use]
-pub fn machine_threads() -> usize {
+pub(crate) fn machine_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 

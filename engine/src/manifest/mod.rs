@@ -104,6 +104,15 @@ pub struct StageDecl {
     pub span: Span,
 }
 
+impl StageDecl {
+    /// Whole seconds between two checkpoints: one minute where it says nothing.
+    #[must_use]
+    pub fn checkpoint_seconds(&self) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a duration is positive and short")]
+        self.checkpoint_every.map_or(60, |seconds| seconds.ceil().max(1.0) as u64)
+    }
+}
+
 /// The wires into one input port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputDecl {
@@ -123,21 +132,3 @@ pub struct Resources {
     /// Devices.
     pub device: Option<usize>,
 }
-
-/// The keys of a stage table that mean the same for every kind.
-pub const RESERVED_STAGE_KEYS: &[&str] = &[
-    "kind",
-    "description",
-    "inputs",
-    "seed",
-    "device",
-    "dtype",
-    "resources",
-    "retries",
-    "timeout",
-    "priority",
-    "checkpoint_every",
-    "matrix",
-    "include",
-    "exclude",
-];

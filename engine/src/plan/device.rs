@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, nearest},
-    manifest::{Manifest, StageDecl, Word},
+    manifest::{StageDecl, Word},
     stage::{Device, Dtype, StageEntry},
 };
 

@@ -14,6 +14,7 @@ mod wiring;
 pub use device::resolve_device;
 pub use external::{ExternalFile, external_files, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
+pub(crate) use params::place_of;
 pub use select::{Selection, select};
 
 use std::{collections::BTreeMap, sync::Arc};

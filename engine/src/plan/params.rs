@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, nearest},
-    manifest::{RESERVED_STAGE_KEYS, StageDecl},
+    manifest::{RESERVED, StageDecl},
     plan::kind_info::KindInfo,
     stage::{Check, Problem},
     value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
@@ -30,7 +30,7 @@ pub(super) fn resolve(
         } else if kind.knobs.contains(&key.name) {
             knobs.entries.push((key.clone(), value.clone()));
         } else {
-            let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED_STAGE_KEYS.iter().copied());
+            let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED.iter().copied());
             found.push(unknown_field(&decl.kind.text, "", &key.name, key.span, known));
         }
     }

@@ -43,7 +43,7 @@ pub(crate) fn number(value: f64) -> String {
         return format!("{value}");
     }
     let magnitude = value.abs();
-    if magnitude >= 1e15 || magnitude < 1e-4 {
+    if !(1e-4..1e15).contains(&magnitude) {
         return format!("{value:.2e}");
     }
     if value.fract() == 0.0 || magnitude >= 1e5 {

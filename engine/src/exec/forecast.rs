@@ -1,0 +1,59 @@
+//! What a run would do, without doing it.
+
+use std::sync::Arc;
+
+use sepia_cache::Store;
+
+use super::{
+    keys::{KeyError, KeyMaker, NodeOutputs},
+    lookup::Lookup,
+};
+use crate::{
+    graph::NodeId,
+    key::{KeyInputs, StageKey},
+    plan::Plan,
+};
+
+/// What would become of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Forecast {
+    /// Not chosen.
+    Outside,
+    /// In the store.
+    Cached(StageKey),
+    /// It would run.
+    Run(StageKey, Box<KeyInputs>),
+    /// It depends on what these nodes, which would run, turn out to make.
+    Unknown(Vec<NodeId>),
+}
+
+/// Looks every chosen node up, in order. Nothing is written.
+///
+/// # Errors
+/// When the store or an external file cannot be read.
+pub fn forecast(plan: &Plan, store: &Arc<Store>, chosen: &[bool], forced: &[bool]) -> Result<Vec<Forecast>, KeyError> {
+    let lookup = Lookup::open(store)?;
+    let keys = KeyMaker::new(plan, store.file_digests());
+    let mut outputs: Vec<Option<NodeOutputs>> = vec![None; plan.nodes.len()];
+    let mut forecasts = vec![Forecast::Outside; plan.nodes.len()];
+    for id in plan.graph.order() {
+        if !chosen[id.index()] {
+            continue;
+        }
+        let open: Vec<NodeId> = plan.graph.dependencies(*id).into_iter().filter(|needed| outputs[needed.index()].is_none()).collect();
+        forecasts[id.index()] = if open.is_empty() {
+            let inputs = keys.inputs_of(*id, &outputs)?;
+            let key = inputs.key();
+            match lookup.find(&key)? {
+                Some(found) if !forced[id.index()] => {
+                    outputs[id.index()] = Some(found);
+                    Forecast::Cached(key)
+                }
+                _ => Forecast::Run(key, Box::new(inputs)),
+            }
+        } else {
+            Forecast::Unknown(open)
+        };
+    }
+    Ok(forecasts)
+}

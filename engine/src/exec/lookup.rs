@@ -1,0 +1,74 @@
+//! What the store has: results by key, and which nodes a run may take only from there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use petgraph::Direction;
+use sepia_cache::{Index, Store, StoreError};
+
+use super::keys::NodeOutputs;
+use crate::{
+    diagnostic::Diagnostic,
+    key::StageKey,
+    plan::{Plan, Selection, select},
+};
+
+/// Results by key.
+pub(crate) struct Lookup {
+    store: Arc<Store>,
+    index: Index,
+}
+
+impl Lookup {
+    pub(crate) fn open(store: &Arc<Store>) -> Result<Self, StoreError> {
+        Ok(Self { store: Arc::clone(store), index: store.index()? })
+    }
+
+    /// The outputs of the newest good record for a key whose outputs are all still in the store. What was committed since
+    /// the run began, by whomever, is found too.
+    pub(crate) fn find(&self, key: &StageKey) -> Result<Option<NodeOutputs>, StoreError> {
+        let hits = self.index.candidates(&key.0)?;
+        let whole = hits.iter().find(|hit| hit.outputs.iter().all(|(_, object)| self.store.present(object)));
+        Ok(whole.map(|hit| hit.outputs.iter().map(|(port, object)| (port.to_string(), *object)).collect()))
+    }
+
+    /// As [`find`](Self::find), sure to see what another run committed before it gave its lock back.
+    pub(crate) fn find_now(&self, key: &StageKey) -> Result<Option<NodeOutputs>, StoreError> {
+        self.index.refresh()?;
+        self.find(key)
+    }
+
+    /// Whether the last good execution of a node of this name had these very outputs.
+    pub(crate) fn same_as_before(&self, node: &str, outputs: &NodeOutputs) -> Result<bool, StoreError> {
+        let before: BTreeMap<String, String> = self.store.query(|database| {
+            let sql = "SELECT port, digest FROM artifacts WHERE execution = \
+                       (SELECT max(execution) FROM executions WHERE node = ?1 AND outcome = 'done')";
+            let mut statement = database.prepare_cached(sql)?;
+            statement.query_map([node], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })?;
+        let now = outputs.iter().map(|(port, object)| (port.clone(), object.digest.to_string()));
+        Ok(!before.is_empty() && before == now.collect())
+    }
+}
+
+/// The nodes that run even if they are in the store.
+pub(crate) fn forced(plan: &Plan, force: &[String], chosen: &[bool]) -> Result<Vec<bool>, Vec<Diagnostic>> {
+    let mut flags = vec![false; plan.nodes.len()];
+    if force.is_empty() {
+        return Ok(flags);
+    }
+    let selection = Selection { targets: force.to_vec(), downstream: false, only: true };
+    for (flag, (forced, chosen)) in flags.iter_mut().zip(select(plan, &selection)?.iter().zip(chosen)) {
+        *flag = *forced && *chosen;
+    }
+    Ok(flags)
+}
+
+/// With `--only`, what the targets need: it counts, but may not run.
+pub(super) fn frozen(plan: &Plan, selection: &Selection, chosen: &[bool]) -> Vec<bool> {
+    if !selection.only {
+        return vec![false; plan.nodes.len()];
+    }
+    let targets = plan.ids().filter(|id| chosen[id.index()]);
+    let needed = plan.graph.reachable(targets, Direction::Incoming);
+    needed.iter().zip(chosen).map(|(needed, chosen)| *needed && !*chosen).collect()
+}
