@@ -1,1 +1,17 @@
-//! stages
+//! Sepia's stages: data, models, training and analyses. The only crate that names burn.
+//!
+//! [`REGISTRY`] lists the stage kinds. What they are made of lies beside them: [`data`] (texts and tokens), [`model`]
+//! (one complete model per file), [`ops`] (the model's operations, with fused forms for the CPU), [`train`] (the training
+//! loop and its parts).
+
+pub mod data;
+pub mod device;
+pub mod model;
+pub mod ops;
+pub mod random;
+pub mod stage;
+#[cfg(test)]
+mod testing;
+pub mod train;
+
+pub use stage::REGISTRY;

@@ -47,16 +47,16 @@ impl<'a> Check<'a> {
         self.problems.push(Problem { param: param.into(), message: message.into(), help });
     }
 
-    /// Whether something is connected to an input port.
-    #[must_use]
-    pub fn has_input(&self, port: &str) -> bool {
-        self.inputs.contains_key(port)
-    }
-
     /// A fact about what is connected to an input port; `None` where nothing is connected or nothing is known.
     #[must_use]
     pub fn fact(&self, port: &str, name: &str) -> Option<f64> {
         self.inputs.get(port)?.first()?.get(name).copied()
+    }
+
+    /// Whether anything is connected to an input port, be anything known of it or not.
+    #[must_use]
+    pub fn is_connected(&self, port: &str) -> bool {
+        self.inputs.get(port).is_some_and(|all| !all.is_empty())
     }
 
     /// All facts of the first thing that is connected to an input port, to pass on to an output.

@@ -101,7 +101,7 @@ fn check_placeholder(placeholder: &str, params: &CommandParams, check: &mut Chec
     let (known, what): (Vec<&String>, _) = match table {
         "seed" | "threads" if name.is_empty() => return,
         "inputs" => {
-            if !check.has_input(name) {
+            if !check.is_connected(name) {
                 check.problem("argv", format!("`${{{placeholder}}}`: no input `{name}` is connected"), format!("add `inputs = {{ {name} = \"STAGE\" }}`"));
             }
             return;
