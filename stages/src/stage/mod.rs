@@ -1,0 +1,4 @@
+//! Stage kinds, one file each.
+
+pub mod rank_analysis;
+mod rank_table;
