@@ -4,6 +4,7 @@ pub mod linalg;
 pub mod method;
 pub mod metric;
 pub mod optim;
+pub mod random;
 pub mod stage;
 
 #[cfg(test)]

@@ -4,4 +4,5 @@
 //! the dominant singular subspace of a gradient with a few matrix products on the device.
 
 pub mod host;
+pub mod subspace;
 pub mod svd;
