@@ -4,5 +4,7 @@
 //! it where the matrix is square, so whoever calls transposes first.
 
 pub mod fira;
+pub mod flora;
 pub mod galore;
 pub mod projection;
+pub mod prune;
