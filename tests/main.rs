@@ -1,1 +1,12 @@
-//! tests
+//! End-to-end tests: they start the real program on real manifests.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that panics has failed, which is the point")]
+
+mod command_stage;
+mod damage;
+mod errors;
+mod failures;
+mod incremental;
+mod interrupts;
+mod quickstart;
+mod sharing_a_store;
+mod support;

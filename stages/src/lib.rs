@@ -2,16 +2,22 @@
 //!
 //! [`REGISTRY`] lists the stage kinds. What they are made of lies beside them: [`data`] (texts and tokens), [`model`]
 //! (one complete model per file), [`ops`] (the model's operations, with fused forms for the CPU), [`train`] (the training
-//! loop and its parts).
+//! loop and its parts), [`method`] (low-rank methods), [`optim`], [`linalg`], [`metric`].
 
 pub mod data;
 pub mod device;
+pub mod linalg;
+pub mod method;
+pub mod metric;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod random;
 pub mod stage;
 #[cfg(test)]
 mod testing;
 pub mod train;
+#[cfg(test)]
+mod vectors;
 
 pub use stage::REGISTRY;

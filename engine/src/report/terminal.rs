@@ -26,6 +26,8 @@ pub struct TerminalOptions {
 
 /// How many names of cached nodes are printed one by one.
 const EACH: usize = 20;
+/// How many of a stage's figures stand in its last line; `sepia show` has them all.
+const SHOWN: usize = 5;
 /// How often a stage's progress is printed where there are no bars.
 const PLAIN_EVERY_MS: u64 = 10_000;
 
@@ -177,7 +179,8 @@ impl<W: Write> Listener for Terminal<W> {
             RunEvent::Note { .. } => {}
             RunEvent::Finished { node, seconds, figures, same_outputs } => {
                 self.drop_bar(node);
-                let figures: Vec<String> = figures.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
+                let figures: Vec<String> =
+                    figures.iter().take(SHOWN).map(|(name, value)| format!("{name} {}", number(*value))).collect();
                 let mut text = format!("{node} in {}", duration(*seconds));
                 if !figures.is_empty() {
                     text.push_str(&format!("  {}", figures.join("  ")));

@@ -2,14 +2,17 @@
 
 mod evaluate;
 mod pretrain;
+mod rank_analysis;
+mod rank_table;
 #[cfg(test)]
 mod tests;
 mod text_dataset;
 
-use sepia_engine::stage::{PortType, Registry, StageEntry};
+use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
 pub use evaluate::Evaluate;
 pub use pretrain::Pretrain;
+pub use rank_analysis::RankAnalysis;
 pub use text_dataset::TextDataset;
 
 /// A folder of tokens, see [`crate::data::TokenFolder`].
@@ -22,5 +25,10 @@ pub const EVALUATION: PortType = PortType("evaluation");
 /// Every stage kind of this crate, in source order.
 pub static REGISTRY: Registry = Registry::new(ENTRIES);
 
-const ENTRIES: &[StageEntry] =
-    &[StageEntry::of::<TextDataset>(), StageEntry::of::<Pretrain>(), StageEntry::of::<Evaluate>()];
+const ENTRIES: &[StageEntry] = &[
+    StageEntry::of::<TextDataset>(),
+    StageEntry::of::<Pretrain>(),
+    StageEntry::of::<RankAnalysis>(),
+    StageEntry::of::<Evaluate>(),
+    Command::entry(),
+];

@@ -1,0 +1,322 @@
+//! Fira: GaLore plus the part of the gradient that GaLore discards, scaled by what Adam did to the kept part (Chen et al.
+//! 2024).
+//!
+//! The paper and its public code differ, and both are offered:
+//!
+//! - [`Variant::Repo`] (default: the published figures were presumably made with it): the residual is
+//!   `(I - scale * P P^T) G`, it is scaled by norms without bias correction, and it moves the weight with the full
+//!   learning rate, not `scale * lr`.
+//! - [`Variant::Paper`]: the residual is `(I - P P^T) G`, norms include the bias correction, and `scale` multiplies both
+//!   parts.
+//!
+//! Either way a limiter lets the norm of the scaled residual grow by at most a factor gamma a step. If the first residual
+//! is zero (a layer above starts at zero), the public limiter then throttles for over a thousand steps; the guard, on by
+//! default, does not store norms below 1e-12.
+
+use burn::tensor::{DType, Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    galore::StepReport,
+    projection::{Projection, ProjectionConfig, Refresh, Side},
+};
+use crate::optim::{
+    adam::{AdamConfig, AdamState, decay},
+    state::{SavedState, StateError},
+};
+
+/// Guards the two divisions by norms.
+const NORM_EPS: f64 = 1e-8;
+/// Norms below this are not stored by the guarded limiter.
+const GUARD: f64 = 1e-12;
+
+/// Whose rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// As the public code computes.
+    #[default]
+    Repo,
+    /// As the paper's algorithm says.
+    Paper,
+}
+
+/// How finely the residual is scaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// One factor per index of the long side.
+    #[default]
+    Column,
+    /// One factor for the matrix ("Fira-matrix").
+    Matrix,
+}
+
+/// The optimiser inside the subspace.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum FiraOptimizer {
+    /// Adam; the form of eps is that of its flavour.
+    Adam(AdamConfig),
+    /// `v = 0.9 v + 0.1 R^2`, `N = R / (sqrt(v) + 1e-6)`; no bias correction, no weight decay.
+    RmsProp,
+}
+
+/// Fira's own parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FiraConfig {
+    /// The projection.
+    pub projection: ProjectionConfig,
+    /// What a projected update is multiplied by (alpha of the paper).
+    pub scale: f64,
+    /// Whose rule.
+    pub variant: Variant,
+    /// How finely the residual is scaled.
+    pub level: Level,
+    /// By how much the residual's norm may grow a step.
+    pub gamma: f64,
+    /// Whether the limiter runs at all.
+    pub limiter: bool,
+    /// Whether a zero norm is kept from locking the limiter.
+    pub zero_start_guard: bool,
+    /// The optimiser inside the subspace.
+    pub optimizer: FiraOptimizer,
+}
+
+impl Default for FiraConfig {
+    fn default() -> Self {
+        Self {
+            projection: ProjectionConfig::default(),
+            scale: 0.25,
+            variant: Variant::Repo,
+            level: Level::Column,
+            gamma: 1.01,
+            limiter: true,
+            zero_start_guard: true,
+            optimizer: FiraOptimizer::Adam(AdamConfig::default()),
+        }
+    }
+}
+
+/// Bounds the growth of the residual's norm. Everything stays on the device.
+#[derive(Debug, Clone)]
+pub struct Limiter {
+    gamma: f64,
+    guarded: bool,
+    /// The last limited norm, `[1, 1]`; negative before the first.
+    previous: Tensor<2>,
+}
+
+impl Limiter {
+    /// Before the first step.
+    #[must_use]
+    pub fn new(gamma: f64, guarded: bool, device: &Device, dtype: DType) -> Self {
+        Self { gamma, guarded, previous: Tensor::full([1, 1], -1.0, (device, dtype)) }
+    }
+
+    /// What a residual of this norm `[1, 1]` must be divided by: `max(norm / previous, gamma) / gamma`, 1 at first. The
+    /// limited norm is remembered.
+    #[must_use]
+    pub fn divisor(&mut self, norm: Tensor<2>) -> Tensor<2> {
+        let first = self.previous.clone().lower_elem(0.0);
+        let growth = norm.clone().div(self.previous.clone().add_scalar(NORM_EPS));
+        let divisor = growth.clamp_min(self.gamma).div_scalar(self.gamma).mask_fill(first, 1.0);
+        let stored = norm.clone().div(divisor.clone());
+        self.previous = if self.guarded {
+            let keep = norm.lower_elem(GUARD);
+            stored.mask_where(keep, self.previous.clone())
+        } else {
+            stored
+        };
+        divisor
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Moments {
+    Adam(AdamConfig, AdamState<2>),
+    RmsProp(Tensor<2>),
+}
+
+/// One matrix under Fira.
+#[derive(Debug, Clone)]
+pub struct Fira {
+    config: FiraConfig,
+    projection: Projection,
+    moments: Moments,
+    limiter: Limiter,
+    device: Device,
+}
+
+impl Fira {
+    /// For a weight `[m, n]` in torch layout; `seed` belongs to this matrix. With `proj_type = "full"` the residual has
+    /// no long side left, so the level is `matrix` there.
+    #[must_use]
+    pub fn new(config: FiraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
+        let projection = Projection::new(config.projection, shape, seed);
+        let zeros = Tensor::zeros(projection.projected(), (device, dtype));
+        let moments = match config.optimizer {
+            FiraOptimizer::Adam(adam) => Moments::Adam(adam, AdamState::new(&zeros)),
+            FiraOptimizer::RmsProp => Moments::RmsProp(zeros),
+        };
+        let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, dtype);
+        Self { config, projection, moments, limiter, device: device.clone() }
+    }
+
+    /// The projection.
+    #[must_use]
+    pub fn projection(&self) -> &Projection {
+        &self.projection
+    }
+
+    /// The updated weight `[m, n]`. The gradient is the accumulated and clipped one.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn step(
+        &mut self,
+        weight: Tensor<2>,
+        gradient: &Tensor<2>,
+        lr: f64,
+    ) -> Result<(Tensor<2>, StepReport), StateError> {
+        let refresh = match self.projection.refresh(gradient) {
+            Ok(refresh) => refresh,
+            Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
+        };
+        if self.projection.clears_moments(&refresh) {
+            self.clear_moments();
+        }
+        let r = self.projection.down(gradient);
+        let (n, correction, weight_decay) = self.normalise(&r);
+        self.projection.advance();
+        let scale = self.config.scale;
+        let weight = match self.config.variant {
+            Variant::Repo => {
+                let residual = gradient.clone().sub(self.projection.up(r.clone().mul_scalar(scale)));
+                let residual = self.limited(residual.mul(self.factors(&n, &r, gradient.dims())));
+                let kept = self.projection.up(n.mul_scalar(scale));
+                weight.sub(kept.add(residual).mul_scalar(lr * correction))
+            }
+            Variant::Paper => {
+                let n = n.mul_scalar(correction);
+                let residual = gradient.clone().sub(self.projection.up(r.clone()));
+                let residual = self.limited(residual.mul(self.factors(&n, &r, gradient.dims())));
+                weight.sub(self.projection.up(n).add(residual).mul_scalar(lr * scale))
+            }
+        };
+        Ok((decay(weight, lr, weight_decay), StepReport { refresh, skipped: None }))
+    }
+
+    /// The direction, what it is multiplied by, and the weight decay.
+    fn normalise(&mut self, r: &Tensor<2>) -> (Tensor<2>, f64, f64) {
+        match &mut self.moments {
+            Moments::Adam(adam, state) => {
+                let n = state.direction(r.clone(), adam);
+                (n, adam.correction(state.t), adam.weight_decay)
+            }
+            Moments::RmsProp(second) => {
+                let squared = r.clone().square().mul_scalar(0.1);
+                second.inplace(|v| v.mul_scalar(0.9).add(squared));
+                (r.clone().div(second.clone().sqrt().add_scalar(1e-6)), 1.0, 0.0)
+            }
+        }
+    }
+
+    fn clear_moments(&mut self) {
+        match &mut self.moments {
+            Moments::Adam(_, state) => {
+                state.m.inplace(|m| m.zeros_like());
+                state.v.inplace(|v| v.zeros_like());
+            }
+            Moments::RmsProp(second) => second.inplace(|v| v.zeros_like()),
+        }
+    }
+
+    /// `phi`: by how much the optimiser scaled each column of the long side (or the matrix), to be broadcast over `G`.
+    fn factors(&self, n: &Tensor<2>, r: &Tensor<2>, [rows, cols]: [usize; 2]) -> Tensor<2> {
+        let side = self.projection.side();
+        if self.config.level == Level::Matrix || side == Side::Both {
+            return norm(n).div(norm(r).add_scalar(NORM_EPS));
+        }
+        // The public code takes the longer side of R, a tie per row; only a square R as large as G can tie on the left.
+        let tie = rows == cols && [rows, cols] == r.dims();
+        let dim = usize::from(side == Side::Right || tie);
+        let norms = |tensor: &Tensor<2>| tensor.clone().square().sum_dim(dim).sqrt();
+        norms(n).div(norms(r).add_scalar(NORM_EPS))
+    }
+
+    fn limited(&mut self, residual: Tensor<2>) -> Tensor<2> {
+        if !self.config.limiter {
+            return residual;
+        }
+        let divisor = self.limiter.divisor(norm(&residual));
+        residual.div(divisor)
+    }
+
+    /// Numbers held: moments, basis and one norm.
+    #[must_use]
+    pub fn state_floats(&self) -> usize {
+        let moments = match &self.moments {
+            Moments::Adam(_, state) => state.floats(),
+            Moments::RmsProp(second) => second.shape().num_elements(),
+        };
+        moments + self.projection.floats() + 1
+    }
+
+    /// Bytes held by moments, basis and norm.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        let basis = self.projection.floats();
+        (self.state_floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
+    }
+
+    /// Everything that the next step depends on.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn save(&self) -> Result<SavedState, StateError> {
+        let mut state = SavedState::default();
+        self.projection.save(&mut state)?;
+        match &self.moments {
+            Moments::Adam(_, adam) => {
+                state.put("m", &adam.m)?;
+                state.put("v", &adam.v)?;
+                state.put_u64("t", adam.t);
+            }
+            Moments::RmsProp(second) => state.put("v", second)?,
+        }
+        state.put("limiter", &self.limiter.previous)?;
+        Ok(state)
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// When an entry is missing or shaped otherwise.
+    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
+        let shape = self.projection.projected();
+        let second = state.tensor("v", shape, &self.device)?;
+        let moments = match &self.moments {
+            Moments::Adam(adam, _) => {
+                let m = state.tensor("m", shape, &self.device)?;
+                Moments::Adam(*adam, AdamState { m, v: second, t: state.u64("t")? })
+            }
+            Moments::RmsProp(_) => Moments::RmsProp(second),
+        };
+        let previous = state.tensor("limiter", [1, 1], &self.device)?;
+        self.projection.load(state, &self.device)?;
+        (self.moments, self.limiter.previous) = (moments, previous);
+        Ok(())
+    }
+}
+
+/// Frobenius norm, `[1, 1]`.
+fn norm(tensor: &Tensor<2>) -> Tensor<2> {
+    tensor.clone().square().sum().sqrt().reshape([1, 1])
+}
+
+#[cfg(test)]
+#[path = "fira_tests.rs"]
+mod tests;

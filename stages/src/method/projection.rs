@@ -1,0 +1,324 @@
+//! The gradient projection that GaLore and Fira share: which side, when the basis is renewed, down and up.
+//!
+//! Invariants: the side is decided once from the weight's shape and stored, never inferred from the shape of a projected
+//! matrix; a basis is only ever replaced by a whole new one; the step count is what decides when, and it counts optimiser
+//! steps that were taken, so accumulation, skipped steps and restarts do not shift it.
+
+use burn::tensor::{Device, Tensor};
+use schemars::JsonSchema;
+use sepia_engine::stage::derive_seed;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    linalg::{
+        subspace::{SubspaceConfig, dominant, overlap},
+        svd::{LinalgError, Vectors},
+    },
+    optim::state::{SavedState, StateError},
+};
+
+/// Which side of the gradient is projected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProjType {
+    /// The short side: right when rows >= columns (square included), else left.
+    #[default]
+    Std,
+    /// The long side: left when rows >= columns, else right.
+    ReverseStd,
+    /// Left singular vectors.
+    Left,
+    /// Right singular vectors.
+    Right,
+    /// Both sides: `R = P^T G Q`, rank x rank.
+    Full,
+}
+
+/// The side that was decided for one matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// `R = P^T G`, `[r, n]`.
+    Left,
+    /// `R = G Q`, `[m, r]`.
+    Right,
+    /// `R = P^T G Q`, `[r, r]`.
+    Both,
+}
+
+impl ProjType {
+    /// The side for a weight `[m, n]` in torch layout.
+    #[must_use]
+    pub fn side(self, [m, n]: [usize; 2]) -> Side {
+        match self {
+            Self::Std if m >= n => Side::Right,
+            Self::Std => Side::Left,
+            Self::ReverseStd if m >= n => Side::Left,
+            Self::ReverseStd => Side::Right,
+            Self::Left => Side::Left,
+            Self::Right => Side::Right,
+            Self::Full => Side::Both,
+        }
+    }
+}
+
+/// What happens to the moments when the basis is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentsAtRefresh {
+    /// They are kept, in coordinates of the old basis, as the published code does.
+    #[default]
+    Keep,
+    /// They start again from zero. Not in the papers.
+    Reset,
+}
+
+/// How gradients are projected.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProjectionConfig {
+    /// Dimension of the subspace; clamped to the shorter side of each matrix.
+    pub rank: usize,
+    /// Steps between two bases.
+    pub update_proj_gap: u64,
+    /// Which side is projected.
+    pub proj_type: ProjType,
+    /// How the basis is computed.
+    pub subspace: SubspaceConfig,
+    /// What happens to the moments when the basis is renewed.
+    pub moments_at_refresh: MomentsAtRefresh,
+}
+
+impl Default for ProjectionConfig {
+    fn default() -> Self {
+        Self {
+            rank: 128,
+            update_proj_gap: 200,
+            proj_type: ProjType::Std,
+            subspace: SubspaceConfig::default(),
+            moments_at_refresh: MomentsAtRefresh::Keep,
+        }
+    }
+}
+
+/// What became of the basis at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refresh {
+    /// It was not time yet.
+    NotDue,
+    /// A new basis.
+    New {
+        /// Share of this gradient's energy inside it.
+        captured: f64,
+        /// `||P_old^T P_new||_F^2 / r`; none at the first step.
+        overlap: Option<f64>,
+    },
+    /// The computation failed: the old basis stays, and the next step tries again.
+    Kept(LinalgError),
+}
+
+/// The projection of one matrix.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    config: ProjectionConfig,
+    shape: [usize; 2],
+    side: Side,
+    rank: usize,
+    seed: u64,
+    t: u64,
+    overdue: bool,
+    /// `P`, `[m, r]`, when the left side is projected.
+    left: Option<Tensor<2>>,
+    /// `Q`, `[n, r]`, when the right side is projected.
+    right: Option<Tensor<2>>,
+}
+
+impl Projection {
+    /// Without a basis yet, for a weight `[m, n]` in torch layout. `seed` belongs to this matrix.
+    #[must_use]
+    pub fn new(config: ProjectionConfig, shape: [usize; 2], seed: u64) -> Self {
+        let side = config.proj_type.side(shape);
+        let rank = config.rank.clamp(1, shape[0].min(shape[1]).max(1));
+        Self { config, shape, side, rank, seed, t: 0, overdue: false, left: None, right: None }
+    }
+
+    /// The side.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The rank in use.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The rank asked for, where the matrix was too small for it.
+    #[must_use]
+    pub fn clamped_from(&self) -> Option<usize> {
+        (self.rank < self.config.rank).then_some(self.config.rank)
+    }
+
+    /// Shape of a projected gradient.
+    #[must_use]
+    pub fn projected(&self) -> [usize; 2] {
+        match self.side {
+            Side::Left => [self.rank, self.shape[1]],
+            Side::Right => [self.shape[0], self.rank],
+            Side::Both => [self.rank, self.rank],
+        }
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn t(&self) -> u64 {
+        self.t
+    }
+
+    /// Whether moments shall be cleared after a refresh.
+    #[must_use]
+    pub fn clears_moments(&self, refresh: &Refresh) -> bool {
+        let renewed = matches!(refresh, Refresh::New { overlap: Some(_), .. });
+        renewed && self.config.moments_at_refresh == MomentsAtRefresh::Reset
+    }
+
+    /// Renews the basis from this gradient where it is time: at steps 1, T+1, 2T+1, ...
+    ///
+    /// # Errors
+    /// When there is no basis to fall back on, or the gradient holds NaN or infinity: the step must then be left out.
+    pub fn refresh(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {
+        let due = self.overdue || self.t.is_multiple_of(self.config.update_proj_gap.max(1));
+        let first = self.left.is_none() && self.right.is_none();
+        if !due && !first {
+            return Ok(Refresh::NotDue);
+        }
+        match self.renew(gradient) {
+            Ok(refresh) => {
+                self.overdue = false;
+                Ok(refresh)
+            }
+            Err(error @ LinalgError::NotFinite { .. }) => Err(error),
+            Err(error) if first => Err(error),
+            Err(error) => {
+                self.overdue = true;
+                Ok(Refresh::Kept(error))
+            }
+        }
+    }
+
+    fn renew(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {
+        let find = |vectors, purpose, previous: Option<&Tensor<2>>| {
+            let seed = derive_seed(self.seed, purpose, self.t);
+            dominant(gradient, vectors, self.rank, &self.config.subspace, previous, seed)
+        };
+        let left = match self.side {
+            Side::Left | Side::Both => Some(find(Vectors::Left, "left basis", self.left.as_ref())?),
+            Side::Right => None,
+        };
+        let right = match self.side {
+            Side::Right | Side::Both => Some(find(Vectors::Right, "right basis", self.right.as_ref())?),
+            Side::Left => None,
+        };
+        let mut overlaps = Vec::new();
+        for (old, new) in [(&self.left, &left), (&self.right, &right)] {
+            if let (Some(old), Some(new)) = (old, new) {
+                overlaps.push(overlap(old, &new.basis)?);
+            }
+        }
+        let count = overlaps.len();
+        let overlap = (count > 0).then(|| overlaps.iter().sum::<f64>() / count as f64);
+        let captured = [&left, &right].into_iter().flatten().map(|found| found.captured).fold(1.0, f64::min);
+        self.left = left.map(|found| found.basis);
+        self.right = right.map(|found| found.basis);
+        Ok(Refresh::New { captured, overlap })
+    }
+
+    /// Counts a step.
+    pub fn advance(&mut self) {
+        self.t += 1;
+    }
+
+    /// The gradient `[m, n]` in coordinates of the basis.
+    #[must_use]
+    pub fn down(&self, gradient: &Tensor<2>) -> Tensor<2> {
+        let mut projected = gradient.clone();
+        if let Some(left) = &self.left {
+            projected = left.clone().transpose().matmul(projected);
+        }
+        if let Some(right) = &self.right {
+            projected = projected.matmul(right.clone());
+        }
+        projected
+    }
+
+    /// Coordinates back as a matrix `[m, n]`.
+    #[must_use]
+    pub fn up(&self, coordinates: Tensor<2>) -> Tensor<2> {
+        let mut full = coordinates;
+        if let Some(left) = &self.left {
+            full = left.clone().matmul(full);
+        }
+        if let Some(right) = &self.right {
+            full = full.matmul(right.clone().transpose());
+        }
+        full
+    }
+
+    /// Floats held by the basis.
+    #[must_use]
+    pub fn floats(&self) -> usize {
+        [&self.left, &self.right].into_iter().flatten().map(|basis| basis.shape().num_elements()).sum()
+    }
+
+    /// Bytes held by the basis.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let size = |basis: &Tensor<2>| basis.shape().num_elements() * basis.dtype().size();
+        [&self.left, &self.right].into_iter().flatten().map(size).sum()
+    }
+
+    /// Everything that later steps depend on.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub fn save(&self, state: &mut SavedState) -> Result<(), StateError> {
+        state.put_u64("steps", self.t);
+        state.put_u64("overdue", u64::from(self.overdue));
+        for (name, basis) in [("left", &self.left), ("right", &self.right)] {
+            if let Some(basis) = basis {
+                state.put(name, basis)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// When an entry is missing or shaped otherwise.
+    pub fn load(&mut self, state: &SavedState, device: &Device) -> Result<(), StateError> {
+        let [m, n] = self.shape;
+        let basis = |name: &str, dim, used| match state.has(name) {
+            true if used => Ok(Some(state.tensor(name, [dim, self.rank], device)?)),
+            _ => Ok::<_, StateError>(None),
+        };
+        let left = basis("left", m, self.side != Side::Right)?;
+        let right = basis("right", n, self.side != Side::Left)?;
+        let (t, overdue) = (state.u64("steps")?, state.u64("overdue")? != 0);
+        (self.left, self.right, self.t, self.overdue) = (left, right, t, overdue);
+        Ok(())
+    }
+}
+
+/// Predicted optimiser floats of one matrix under this projection: two moments of R's shape, and the basis.
+#[must_use]
+pub fn predicted_floats(config: ProjectionConfig, shape: [usize; 2]) -> (usize, usize) {
+    let projection = Projection::new(config, shape, 0);
+    let [a, b] = projection.projected();
+    let basis = match projection.side {
+        Side::Left => shape[0] * projection.rank,
+        Side::Right => shape[1] * projection.rank,
+        Side::Both => (shape[0] + shape[1]) * projection.rank,
+    };
+    (2 * a * b, basis)
+}

@@ -1,0 +1,3 @@
+//! Measures: figures about weights, gradients and outputs that no training rule depends on.
+
+pub mod rank;

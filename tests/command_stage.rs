@@ -1,0 +1,72 @@
+//! Programs of the author's as stages.
+
+use crate::support::Project;
+
+/// One `command` stage named `it`.
+fn it(more: &str) -> String {
+    format!("[stages.it]\nkind = \"command\"\n{more}\n")
+}
+
+#[test]
+fn a_script_of_ones_own_runs_beside_the_built_in_stages() {
+    let project = Project::training();
+    project.write("count.py", "import sys, json\nn = len(open(sys.argv[1] + '/train.bin', 'rb').read())\njson.dump({'bytes': n, 'seed': int(sys.argv[3]), 'by': sys.argv[4]}, open(sys.argv[2], 'w'))\n");
+    project.edit("tiny.toml", "[stages.ranks]", r#"[stages.count]
+kind = "command"
+inputs = { data = "corpus" }
+files = ["count.py"]
+argv = ["python3", "count.py", "${inputs.data}", "${outputs.report}", "${seed}", "${params.by}"]
+outputs = { report = "out/report.json" }
+params = { by = "hand" }
+seed = 5
+
+[stages.ranks]"#);
+    project.run("tiny.toml");
+    let report = std::fs::read_to_string(project.object("count.report")).unwrap();
+    assert!(report.contains("\"seed\": 5") && report.contains("\"by\": \"hand\""), "{report}");
+
+    // The script's content is part of the key.
+    project.edit("count.py", "'by'", "'author'");
+    project.run("tiny.toml");
+    assert_eq!(project.ran(), ["count"]);
+}
+
+#[test]
+fn what_a_program_does_wrong_is_said() {
+    let cases = [
+        ("argv = [\"sh\", \"-c\", \"echo why >&2; exit 7\"]", "it exited with code 7", "why"),
+        ("argv = [\"true\"]\noutputs = { model = \"model.bin\" }", "did not make its output `model`", "model.bin"),
+        ("argv = [\"touch\", \"stray.txt\"]", "left stray.txt", "does not declare"),
+        ("argv = [\"no-such-program\"]", "`no-such-program` cannot be started", "is it installed"),
+        ("argv = [\"sh\", \"-c\", \"kill -11 $$\"]", "SIGSEGV", "signal 11"),
+        ("argv = [\"ln\", \"-s\", \"/etc/passwd\", \"link\"]\noutputs = { link = \"link\" }", "cannot be stored", "link"),
+    ];
+    for (stage, message, also) in cases {
+        let project = Project::new();
+        project.write("m.toml", &it(stage));
+        let done = project.sepia(&["run", "m.toml"]);
+        assert_eq!(done.code, 1, "{stage}\n{}", done.err);
+        assert!(done.err.contains(message) && done.err.contains(also), "{stage}\n{}", done.err);
+        assert_eq!(project.executions(), 0, "a failure is never a result");
+    }
+}
+
+#[test]
+fn the_environment_is_what_the_stage_declares() {
+    let project = Project::new();
+    project.write("m.toml", &it("argv = [\"sh\", \"-c\", \"env > env.txt\"]\noutputs = { env = \"env.txt\" }\nenv = { MINE = \"${seed}-x\" }\nenv_allow = [\"PASSED\"]\nseed = 3"));
+    let done = project.command(&["run", "m.toml"]).env("PASSED", "yes").env("HIDDEN", "no").output().unwrap();
+    assert!(done.status.success());
+    let environment = std::fs::read_to_string(project.object("it.env")).unwrap();
+    assert!(environment.contains("MINE=3-x") && environment.contains("PASSED=yes"), "{environment}");
+    assert!(!environment.contains("HIDDEN"), "{environment}");
+}
+
+#[test]
+fn megabytes_of_rubbish_go_to_the_log_and_the_end_of_it_is_shown() {
+    let project = Project::new();
+    project.write("m.toml", &it("argv = [\"sh\", \"-c\", \"head -c 5000000 /dev/urandom; echo; echo the last line; exit 1\"]"));
+    let done = project.sepia(&["run", "m.toml"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("the last line"), "{}", done.err);
+}

@@ -1,0 +1,112 @@
+//! Stages that fail, retries, time-outs, and stores that cannot be used.
+
+use crate::support::{Project, repository};
+
+const FORK: &str = r#"
+[stages.bad]
+kind = "command"
+argv = ["false"]
+[stages.good]
+kind = "command"
+argv = ["true"]
+[stages.below]
+kind = "command"
+inputs = { in = "root" }
+argv = ["true"]
+[stages.root]
+kind = "command"
+inputs = { in = "maker" }
+argv = ["sh", "-c", "exit 3"]
+outputs = { out = "out" }
+[stages.maker]
+kind = "command"
+argv = ["touch", "out"]
+outputs = { out = "out" }
+"#;
+
+#[test]
+fn keep_going_runs_what_does_not_depend_on_a_failure() {
+    let project = Project::new();
+    project.write("m.toml", FORK);
+    let done = project.sepia(&["run", "m.toml", "--keep-going"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("2 ran, 0 cached, 2 failed, 1 skipped"), "{}", done.err);
+    assert!(done.err.contains("below, because root failed"), "{}", done.err);
+    // What succeeded is kept, what failed is tried again.
+    let again = project.sepia(&["run", "m.toml", "--keep-going"]);
+    assert!(again.err.contains("0 ran, 2 cached, 2 failed, 1 skipped"), "{}", again.err);
+}
+
+#[test]
+fn retries_repeat_a_failed_attempt() {
+    let project = Project::new();
+    let mark = project.path("mark");
+    let script = format!("if test -e {0}; then touch out; else touch {0}; exit 1; fi", mark.display());
+    project.write("m.toml", &format!("[stages.flaky]\nkind = \"command\"\nretries = 1\nargv = [\"sh\", \"-c\", \"{script}\"]\noutputs = {{ out = \"out\" }}\n"));
+    let done = project.run("m.toml");
+    assert!(done.err.contains("Retrying flaky (attempt 1)"), "{}", done.err);
+    assert!(done.err.contains("1 ran, 0 cached in"), "{}", done.err);
+}
+
+#[test]
+fn a_time_out_ends_a_stage_and_says_so() {
+    let project = Project::new();
+    project.write("m.toml", "[stages.slow]\nkind = \"command\"\ntimeout = 0.2\nargv = [\"sleep\", \"1000\"]\n");
+    let done = project.sepia(&["run", "m.toml"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("did not finish within its time-out"), "{}", done.err);
+    assert!(done.err.contains("m.toml:3"), "it names the line: {}", done.err);
+}
+
+#[test]
+fn an_input_that_changes_while_a_stage_reads_it_is_noticed() {
+    let project = Project::new();
+    project.write("data.txt", "before");
+    let data = project.path("data.txt");
+    project.write("m.toml", &format!("[stages.reader]\nkind = \"command\"\ndata = {{ text = \"data.txt\" }}\nargv = [\"sh\", \"-c\", \"echo after > {}; cp $0 out\", \"${{data.text}}\"]\noutputs = {{ out = \"out\" }}\n", data.display()));
+    let done = project.sepia(&["run", "m.toml"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("an input file changed while the stage ran"), "{}", done.err);
+    assert_eq!(project.executions(), 0);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_exit_code_3() {
+    let project = Project::new();
+    project.write("m.toml", "[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n");
+    project.write("file", "not a folder");
+    let done = project.sepia(&["run", "m.toml", "--store", "file"]);
+    assert_eq!(done.code, 3, "{}", done.err);
+    let none = project.sepia(&["runs", "--store", "nowhere"]);
+    assert_eq!(none.code, 3, "{}", none.err);
+    assert!(none.err.contains("there is no store at nowhere"), "{}", none.err);
+}
+
+#[test]
+fn only_runs_nothing_but_the_targets() {
+    let project = Project::training();
+    let early = project.sepia(&["run", "tiny.toml", "train", "--only"]);
+    assert_eq!(early.code, 1);
+    assert!(early.err.contains("is not in the store"), "{}", early.err);
+    assert_eq!(project.sepia(&["run", "tiny.toml", "corpus"]).code, 0);
+    assert_eq!(project.ran(), ["corpus"]);
+    assert_eq!(project.sepia(&["run", "tiny.toml", "train", "--only"]).code, 0);
+    assert_eq!(project.ran(), ["train"]);
+    assert_eq!(project.sepia(&["run", "tiny.toml", "train", "--downstream", "--force", "train"]).code, 0);
+    assert_eq!(project.ran(), ["train", "evaluate", "ranks"]);
+    let unknown = project.sepia(&["run", "tiny.toml", "trian"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.err.contains("did you mean `train`?"), "{}", unknown.err);
+}
+
+/// The manifests that ship are valid, every one.
+#[test]
+fn shipped_manifests_pass_check() {
+    for entry in std::fs::read_dir(repository().join("manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let done = Project::new().sepia(&["check", path.to_str().unwrap()]);
+            assert_eq!(done.code, 0, "{}", done.err);
+        }
+    }
+}

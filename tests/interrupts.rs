@@ -1,0 +1,113 @@
+//! Signals and kills, at any moment.
+
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::support::{Project, wait_until};
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
+}
+
+/// A training run that is long enough to be interrupted, and what it gives when it is not.
+fn long_training() -> (Project, Vec<(String, String)>) {
+    let whole = Project::training();
+    whole.edit("tiny.toml", "max_steps = 40", "max_steps = 400\ncheckpoint_every = 1");
+    whole.run("tiny.toml");
+    let outputs = whole.outputs();
+    let project = Project::training();
+    project.edit("tiny.toml", "max_steps = 40", "max_steps = 400\ncheckpoint_every = 1");
+    (project, outputs)
+}
+
+/// Whether the events of some run of the project contain a text.
+fn told(project: &Project, text: &str) -> bool {
+    let Ok(runs) = std::fs::read_dir(project.path(".sepia/runs")) else { return false };
+    runs.filter_map(Result::ok)
+        .any(|run| std::fs::read_to_string(run.path().join("events.jsonl")).is_ok_and(|events| events.contains(text)))
+}
+
+const TRAIN_STARTED: &str = "\"started\",\"node\":\"train\"";
+
+#[test]
+fn ctrl_c_saves_a_checkpoint_and_the_next_run_ends_with_the_same_bytes() {
+    let (project, whole) = long_training();
+    let child = project.start(&["run", "tiny.toml"]);
+    wait_until(|| told(&project, TRAIN_STARTED));
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(err.contains("Stopping"), "{err}");
+    project.run("tiny.toml");
+    assert_eq!(project.outputs(), whole);
+    assert_eq!(project.executions(), 4);
+}
+
+#[test]
+fn kill_9_at_any_moment_costs_nothing_but_time() {
+    let (project, whole) = long_training();
+    // Moments spread over the run by what it has reached, and by a number of steps of a fixed generator in between.
+    let mut state = 7u64;
+    let mut finished = false;
+    for _ in 0..12 {
+        let mut child = project.start(&["run", "tiny.toml"]);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(std::time::Duration::from_millis((state >> 33) % 900));
+        finished |= child.try_wait().unwrap().is_some_and(|status| status.success());
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    let last = project.sepia(&["run", "tiny.toml"]);
+    assert_eq!(last.code, 0, "finished before: {finished}\n{}", last.err);
+    assert_eq!(project.outputs(), whole);
+    assert_eq!(project.executions(), 4, "nothing was computed to the end twice");
+    let verified = project.sepia(&["cache", "verify"]);
+    assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+}
+
+#[test]
+fn a_killed_child_is_a_failed_stage_and_the_run_says_how() {
+    let (project, whole) = long_training();
+    let child = project.start(&["run", "tiny.toml"]);
+    wait_until(|| told(&project, TRAIN_STARTED));
+    let workers = children_of(child.id());
+    assert!(!workers.is_empty());
+    for worker in workers {
+        let _ = kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL);
+    }
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("SIGKILL"), "{err}");
+    project.run("tiny.toml");
+    assert_eq!(project.outputs(), whole);
+}
+
+fn children_of(parent: u32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{parent}/task")).unwrap().filter_map(Result::ok) {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    found
+}
+
+#[test]
+fn no_program_outlives_a_killed_run() {
+    let project = Project::new();
+    let note = project.path("pid");
+    project.write("m.toml", &format!("[stages.slow]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait\"]\n", note.display()));
+    let mut child = project.start(&["run", "m.toml"]);
+    wait_until(|| note.exists());
+    let grandchild: i32 = std::fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until(|| test_kill_process(Pid::from_raw(grandchild).unwrap()).is_err() || is_zombie(grandchild));
+}
+
+/// A process that nobody has waited for is dead, too.
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
