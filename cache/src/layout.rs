@@ -58,23 +58,29 @@ impl Layout {
 
     /// Where an object lies.
     pub(crate) fn object(&self, object: &ObjectRef) -> Utf8PathBuf {
-        let hex = object.digest.to_string();
-        let (fan, rest) = hex.split_at(2);
-        let mut path = self.root.clone();
-        path.push(match object.kind {
+        let mut path = self.root.join(Self::objects(object.kind));
+        path.push(Self::in_objects(&object.digest));
+        path
+    }
+
+    /// The folder of all objects of a kind.
+    pub(crate) const fn objects(kind: ObjectKind) -> &'static str {
+        match kind {
             ObjectKind::File => "objects",
             ObjectKind::Tree => "trees",
-        });
-        path.push(fan);
-        path.push(rest);
-        path
+        }
+    }
+
+    /// Where an object lies in the folder of its kind: `ab/<62 hex>`.
+    pub(crate) fn in_objects(digest: &Digest) -> String {
+        let hex = digest.hex();
+        let (fan, rest) = hex.split_at(2);
+        format!("{fan}/{rest}")
     }
 
     /// Where a tree's listing lies.
     pub(crate) fn listing(&self, digest: &Digest) -> Utf8PathBuf {
-        let hex = digest.to_string();
-        let (fan, rest) = hex.split_at(2);
-        self.root.join("trees").join(fan).join(format!("{rest}.json"))
+        self.root.join("trees").join(Self::in_objects(digest) + ".json")
     }
 
     pub(crate) fn records(&self, run: &str) -> Utf8PathBuf {
@@ -132,7 +138,7 @@ impl Layout {
 }
 
 /// A refusal for want of permission, in a store, means that the store is read-only for us.
-fn not_writable(action: &'static str, path: &Utf8Path, source: io::Error) -> StoreError {
+pub(crate) fn not_writable(action: &'static str, path: &Utf8Path, source: io::Error) -> StoreError {
     if source.kind() == io::ErrorKind::PermissionDenied {
         StoreError::ReadOnly { action, path: path.to_owned() }
     } else if source.kind() == io::ErrorKind::NotADirectory || source.kind() == io::ErrorKind::AlreadyExists {

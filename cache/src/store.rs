@@ -1,14 +1,15 @@
 //! One store: a folder, its database and what this process has not synced yet.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::database::Database;
+use crate::database::{Database, build_database, rebuild_from_files};
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{Layout, check_name};
-use crate::object::Pending;
+use crate::object::{ObjectKind, Pending};
 
 /// What [`Store::open`] may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Store {
     pub(crate) database: Arc<Database>,
     read_only: bool,
     pending: Mutex<Pending>,
+    /// `objects/` and `trees/`, opened when they are first looked into.
+    folders: [OnceLock<Option<File>>; 2],
 }
 
 impl Store {
@@ -50,14 +53,32 @@ impl Store {
         }
         let path = layout.database();
         let read_only = mode == OpenMode::ReadOnly;
-        let is_new = !read_only && !path.exists();
-        let database = if read_only { Database::open_read_only(&path)? } else { Database::open(&path)? };
-        let store = Self { layout, database: Arc::new(database), read_only, pending: Mutex::new(Pending::default()) };
-        if is_new {
-            store.rebuild_from_files()?;
-        } else if !read_only {
-            store.catch_up_with_dead_runs()?;
+        let there = path.as_std_path().symlink_metadata().is_ok();
+        let with = |database| Self {
+            layout: layout.clone(),
+            database: Arc::new(database),
+            read_only,
+            pending: Mutex::new(Pending::default()),
+            folders: [OnceLock::new(), OnceLock::new()],
+        };
+        if read_only {
+            if there {
+                return Ok(with(Database::open_read_only(&path)?));
+            }
+            let store = with(Database::in_memory(&path)?);
+            rebuild_from_files(&store.layout, &store.database)?;
+            return Ok(store);
         }
+        if !there {
+            build_database(&layout)?;
+        }
+        let (database, was_empty) = Database::open(&path)?;
+        let store = with(database);
+        if was_empty {
+            // Somebody emptied the file.
+            rebuild_from_files(&store.layout, &store.database)?;
+        }
+        store.catch_up_with_dead_runs()?;
         Ok(store)
     }
 
@@ -101,6 +122,16 @@ impl Store {
     /// Refuses to change a store that was opened for reading.
     pub(crate) fn writable(&self, action: &'static str, path: &Utf8Path) -> Result<()> {
         if self.read_only { Err(StoreError::ReadOnly { action, path: path.to_owned() }) } else { Ok(()) }
+    }
+
+    /// The open folder of all objects of a kind; `None` if there is none.
+    pub(crate) fn objects_folder(&self, kind: ObjectKind) -> Option<&File> {
+        let [files, trees] = &self.folders;
+        let folder = match kind {
+            ObjectKind::File => files,
+            ObjectKind::Tree => trees,
+        };
+        folder.get_or_init(|| File::open(self.layout.folder(Layout::objects(kind))).ok()).as_ref()
     }
 
     pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {

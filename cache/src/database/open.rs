@@ -1,7 +1,7 @@
 //! Opening the database.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -14,19 +14,36 @@ use crate::error::{IoContext as _, Result, StoreError};
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 impl Database {
-    /// Opens the database, making or updating it as needed.
-    pub(crate) fn open(path: &Utf8Path) -> Result<Self> {
-        let path = path.to_owned();
+    /// Opens the database of a store, which must be there, and updates its schema. Also says whether it was empty.
+    pub(crate) fn open(path: &Utf8Path) -> Result<(Self, bool)> {
         if path.is_dir() {
-            return Err(StoreError::DatabaseDamaged { path, reason: "it is a folder".to_owned() });
+            return Err(StoreError::DatabaseDamaged { path: path.to_owned(), reason: "it is a folder".to_owned() });
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Self::open_to_write(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Makes a new database at a path where there is none.
+    pub(crate) fn create(path: &Utf8Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        Ok(Self::open_to_write(path, flags)?.0)
+    }
+
+    /// A database in memory, for a store that has none and cannot be written to.
+    pub(crate) fn in_memory(path: &Utf8Path) -> Result<Self> {
+        let path = path.to_owned();
+        let mut connection = Connection::open_in_memory().map_err(|e| database_error(&path, e))?;
+        migrate::migrate(&mut connection).map_err(|e| database_error(&path, e))?;
+        Ok(Self::new(path, connection))
+    }
+
+    fn open_to_write(path: &Utf8Path, flags: OpenFlags) -> Result<(Self, bool)> {
+        let path = path.to_owned();
         let context = |e| database_error(&path, e);
-        let mut connection = Connection::open_with_flags(&path, flags).map_err(context)?;
+        let mut connection =
+            Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(context)?;
         connection.busy_timeout(BUSY).map_err(context)?;
         // Nothing is written before it is clear that the file is ours and of an age that we know.
         let version = check(&connection, &path)?;
-        connection.set_prepared_statement_cache_capacity(64);
         if version < migrate::newest() {
             let mode = if on_network(&path)? { "DELETE" } else { "WAL" };
             connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())).map_err(context)?;
@@ -35,13 +52,15 @@ impl Database {
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(context)?;
         let synchronous = if mode.eq_ignore_ascii_case("wal") { "NORMAL" } else { "FULL" };
         connection.pragma_update(None, "synchronous", synchronous).map_err(context)?;
-        Ok(Self { path, connection: Mutex::new(connection) })
+        Ok((Self::new(path, connection), version == 0))
     }
 
     /// Opens a database that must not be changed.
     pub(crate) fn open_read_only(path: &Utf8Path) -> Result<Self> {
         let path = path.to_owned();
-        std::fs::metadata(&path).at("read", &path)?;
+        if path.is_dir() {
+            return Err(StoreError::DatabaseDamaged { path, reason: "it is a folder".to_owned() });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
             connection.busy_timeout(BUSY)?;
@@ -63,8 +82,14 @@ impl Database {
         if version < migrate::newest() {
             return Err(StoreError::ReadOnly { action: "bring up to date", path });
         }
-        connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { path, connection: Mutex::new(connection) })
+        Ok(Self::new(path, connection))
+    }
+
+    /// Closes the database; what its write-ahead log holds is in the file itself then.
+    pub(crate) fn close(self) -> Result<()> {
+        let Self { path, connection, .. } = self;
+        let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
+        connection.close().map_err(|(_, e)| database_error(&path, e))
     }
 }
 

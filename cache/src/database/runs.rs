@@ -151,6 +151,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] for a run that was not started, and those of writing.
     pub fn finish_run(&self, run: &str, end: &RunEnd) -> Result<()> {
+        self.catch_up(run)?;
         let mut row = self.run_row(run)?.ok_or_else(|| self.not_found("run", run))?;
         row.plan = end.plan.or(row.plan);
         row.finished_at = Some(end.finished_at);
@@ -275,12 +276,22 @@ fn json(value: &impl Serialize) -> String {
     canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
 }
 
+/// `[["node","key or empty"],...]`, written by hand: a run with nothing to do spends most of its time here otherwise.
 fn plan_listing(nodes: &[PlanNode]) -> String {
-    let pairs: Vec<(&str, String)> = nodes
-        .iter()
-        .map(|node| (node.node.as_str(), node.key.map_or_else(String::new, |key| key.to_string())))
-        .collect();
-    serde_json::to_string(&pairs).unwrap_or_default()
+    let mut listing = String::with_capacity(nodes.len() * 96 + 2);
+    listing.push('[');
+    for (i, PlanNode { node, key }) in nodes.iter().enumerate() {
+        listing.push_str(if i > 0 { ",[" } else { "[" });
+        // A string always serialises.
+        listing.push_str(&serde_json::to_string(node).unwrap_or_default());
+        listing.push_str(",\"");
+        if let Some(key) = key {
+            listing.push_str(&key.hex());
+        }
+        listing.push_str("\"]");
+    }
+    listing.push(']');
+    listing
 }
 
 /// Reads a listing, if it is the one that `plan` names.
@@ -359,7 +370,7 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
 }
 
 /// A digest from a column; an error, not a panic, if the text is none.
-pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(crate) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     let text = row.get_ref(column)?.as_str()?;
     text.parse()
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))

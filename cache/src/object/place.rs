@@ -107,7 +107,7 @@ fn copy_file_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
 }
 
 /// Removes a file or a folder with everything in it; that there is none is fine.
-pub(super) fn remove(path: &Utf8Path) -> Result<()> {
+pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),
