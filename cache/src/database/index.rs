@@ -233,3 +233,83 @@ fn point_look_up(connection: &Connection, key: &Digest) -> rusqlite::Result<Vec<
     }
     Ok(hits)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Outcome, Record};
+    use crate::test_support::{Fixture, key, record};
+
+    fn nodes(index: &Index, text: &str) -> Vec<String> {
+        index.candidates(&key(text)).unwrap().iter().map(|hit| hit.node.to_string()).collect()
+    }
+
+    fn named(text: &str, node: &str, f: &Fixture) -> Record {
+        Record { node: node.into(), ..record(text, &[("b", f.object(node.as_bytes())), ("a", f.object(b"same"))]) }
+    }
+
+    #[test]
+    fn only_good_records_are_found_newest_first_with_their_outputs() {
+        let f = Fixture::new();
+        let failed = |outcome, node| Record { outcome, error: Some("no".into()), ..named("k", node, &f) };
+        let records = [
+            named("k", "first", &f),
+            failed(Outcome::Failed, "bad"),
+            named("other", "other", &f),
+            failed(Outcome::Stopped, "stopped"),
+            failed(Outcome::TimedOut, "late"),
+            named("k", "second", &f),
+            Record { outputs: Vec::new(), ..named("k", "third", &f) },
+        ];
+        let ids = f.store.commit(&records).unwrap();
+        let scan = f.store.index().unwrap();
+        let points = Index::new(Arc::clone(&f.store.database), 3).unwrap();
+        assert!(scan.loaded.is_some() && points.loaded.is_none());
+        for index in [&scan, &points] {
+            assert_eq!(nodes(index, "k"), ["third", "second", "first"]);
+            assert_eq!(nodes(index, "other"), ["other"]);
+            assert!(nodes(index, "none").is_empty());
+            assert_eq!(index.candidates(&key("k")).unwrap(), scan.candidates(&key("k")).unwrap());
+        }
+        let hit = &scan.candidates(&key("k")).unwrap()[1];
+        assert_eq!((hit.record, &*hit.run), (ids[5], "run-1"));
+        let outputs: Vec<_> = hit.outputs.iter().map(|(port, object)| (&**port, *object)).collect();
+        assert_eq!(outputs, [("a", records[5].outputs[1].object), ("b", records[5].outputs[0].object)]);
+        assert_eq!(f.store.records_by_key(&key("k")).unwrap().len(), 6);
+        assert_eq!(f.store.latest_by_node("bad").unwrap(), Some(ids[1]));
+        assert_eq!(f.store.find_record(&ids[0].to_string()[..12]).unwrap(), ids[0]);
+        assert_eq!(f.store.find_key(&key("k").short()).unwrap(), key("k"));
+        assert!(matches!(f.store.find_key(""), Err(crate::StoreError::Ambiguous { .. })));
+        assert!(matches!(f.store.find_record("zz"), Err(crate::StoreError::NotFound { .. })));
+        let recent = f.store.recent_key_inputs("first", "pretrain", 3).unwrap();
+        assert_eq!(recent.iter().map(|(row, _)| row.node.as_str()).collect::<Vec<_>>(), ["first", "third", "second"]);
+        assert_eq!(recent[0].1, records[0].key_inputs);
+    }
+
+    #[test]
+    fn what_this_process_commits_is_seen_at_once() {
+        let f = Fixture::new();
+        let index = f.store.index().unwrap();
+        assert!(nodes(&index, "a").is_empty());
+        f.store.commit(&[named("a", "one", &f)]).unwrap();
+        assert_eq!(nodes(&index, "a"), ["one"]);
+    }
+
+    #[test]
+    fn what_another_commits_is_seen_after_taking_the_lock() {
+        let f = Fixture::new();
+        let index = f.store.index().unwrap();
+        let other = f.again();
+        other.commit(&[named("a", "theirs", &f)]).unwrap();
+        assert!(nodes(&index, "a").is_empty());
+        let _lock = f.store.try_lock_key(&key("a"), "us").unwrap().unwrap();
+        assert_eq!(nodes(&index, "a"), ["theirs"]);
+        other.commit(&[named("b", "more", &f), named("a", "again", &f)]).unwrap();
+        f.store.commit(&[named("c", "ours", &f)]).unwrap();
+        assert_eq!(nodes(&index, "a"), ["theirs"], "answered from memory");
+        index.refresh().unwrap();
+        assert_eq!(nodes(&index, "a"), ["again", "theirs"]);
+        assert_eq!(nodes(&index, "b"), ["more"]);
+        assert_eq!(nodes(&index, "c"), ["ours"]);
+    }
+}

@@ -3,7 +3,7 @@
 //! A new database is built beside its place and moved there when it is whole, so one that is there is never half an index,
 //! whenever the building was killed. Two processes that find none take turns; the second finds the first one's.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::TransactionBehavior;
@@ -113,13 +113,10 @@ pub(crate) fn build_database(layout: &Layout) -> Result<Rebuilt> {
         return Ok(Rebuilt::default());
     }
     let beside = unique_sibling(&path);
-    let database = Database::create(&beside)?;
+    let database = Database::begin(&beside)?;
     let rebuilt = rebuild_from_files(layout, &database)?;
-    crash_point::reached("close new database")?;
-    database.close()?;
-    File::open(&beside).and_then(|file| file.sync_all()).at("sync", &beside)?;
-    crash_point::reached("place new database")?;
-    std::fs::rename(&beside, &path).at("move into place", &path)?;
+    crash_point::reached("complete new database")?;
+    database.complete(&path)?;
     Ok(rebuilt)
 }
 
@@ -204,4 +201,169 @@ fn sorted(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
         .at("read", folder)?;
     paths.sort_unstable();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OpenMode;
+    use crate::database::PlanNode;
+    use crate::database::runs::tests::{node, row};
+    use crate::test_support::{Fixture, key, record};
+
+    /// A store with two runs, a plan and three records, as the tests below expect to find it again.
+    fn filled() -> Fixture {
+        let f = Fixture::new();
+        let plan = f.store.save_plan(&[PlanNode { node: "a".into(), key: Some(key("a")) }]).unwrap();
+        let lock = f.store.lock_run("run-1").unwrap();
+        f.store.start_run(&row("run-1", 1)).unwrap();
+        let records = [record("a", &[("out", f.object(b"a"))]), record("b", &[("out", f.object(b"b"))])];
+        f.store.commit_with_nodes(&records, &[node("run-1", "a", "done"), node("run-1", "b", "done")]).unwrap();
+        f.store
+            .start_run(&crate::RunRow { plan: Some(plan), outcome: Some("done".into()), ..row("run-1", 1) })
+            .unwrap();
+        drop(lock);
+        let other = crate::Record { run: "run-2".into(), ..record("c", &[("out", f.object(b"c"))]) };
+        f.store.start_run(&crate::RunRow { outcome: Some("failed".into()), ..row("run-2", 2) }).unwrap();
+        f.store.commit(&[other]).unwrap();
+        f
+    }
+
+    type State = (Vec<crate::RunRow>, Vec<crate::RunNode>, Vec<PlanNode>, Vec<String>);
+
+    fn state(store: &Store) -> State {
+        let runs = store.list_runs().unwrap();
+        let plan = store.plan(&runs[1].plan.unwrap()).unwrap();
+        let mut records: Vec<_> = store.executions().unwrap().iter().map(|row| row.record.to_string()).collect();
+        records.sort();
+        (runs, store.run_nodes("run-1").unwrap(), plan, records)
+    }
+
+    #[test]
+    fn a_lost_or_emptied_database_comes_back_by_itself() {
+        let mut f = filled();
+        let before = state(&f.store);
+        assert_eq!(before.3.len(), 3);
+        f.reopen(|root| std::fs::remove_file(root.join("results.db")).unwrap());
+        assert_eq!(state(&f.store), before);
+        f.reopen(|root| std::fs::write(root.join("results.db"), b"").unwrap());
+        assert_eq!(state(&f.store), before);
+    }
+
+    #[test]
+    fn a_damaged_database_is_refused_left_alone_and_rebuilt_when_asked() {
+        for garbage in [b"this is no database at all, but long enough to be looked at".repeat(40), vec![0xff; 8192]] {
+            let mut f = filled();
+            let before = state(&f.store);
+            f.reopen(|root| {
+                std::fs::write(root.join("results.db"), &garbage).unwrap();
+                for mode in [OpenMode::Create, OpenMode::Existing, OpenMode::ReadOnly] {
+                    let error = Store::open(root, mode).unwrap_err();
+                    assert!(matches!(error, StoreError::DatabaseDamaged { .. }), "{error:?}");
+                    assert!(error.to_string().contains("move it away"), "{error}");
+                }
+                assert_eq!(std::fs::read(root.join("results.db")).unwrap(), garbage);
+                let rebuilt = Store::rebuild_database(root).unwrap();
+                assert_eq!((rebuilt.records, rebuilt.runs, rebuilt.unreadable, rebuilt.newer), (3, 2, 0, 0));
+                assert_eq!(std::fs::read(rebuilt.set_aside.unwrap()).unwrap(), garbage);
+            });
+            assert_eq!(state(&f.store), before);
+        }
+    }
+
+    #[test]
+    fn a_page_that_went_bad_is_damage_too() {
+        let mut f = filled();
+        f.reopen(|root| {
+            let path = root.join("results.db");
+            let good = std::fs::read(&path).unwrap();
+            let mut bad = good.clone();
+            bad[100..].fill(0x5a);
+            std::fs::write(&path, &bad).unwrap();
+            let error = Store::open(root, OpenMode::Existing).unwrap_err();
+            assert!(matches!(error, StoreError::DatabaseDamaged { .. }), "{error:?}");
+            std::fs::write(&path, good).unwrap();
+        });
+    }
+
+    #[test]
+    fn other_databases_are_not_touched() {
+        let mut f = filled();
+        f.reopen(|root| {
+            let path = root.join("results.db");
+            let ours = std::fs::read(&path).unwrap();
+            let refused = |expected: &str| {
+                let before = std::fs::read(&path).unwrap();
+                for mode in [OpenMode::Create, OpenMode::Existing, OpenMode::ReadOnly] {
+                    let error = Store::open(root, mode).unwrap_err().to_string();
+                    assert!(error.contains(expected), "{error}");
+                }
+                assert_eq!(std::fs::read(&path).unwrap(), before);
+            };
+            let newer = rusqlite::Connection::open(&path).unwrap();
+            newer.pragma_update(None, "user_version", 99).unwrap();
+            newer.close().unwrap();
+            refused("the database has schema 99, this Sepia knows up to 1; use a newer Sepia (nothing was changed)");
+            std::fs::remove_file(&path).unwrap();
+            let foreign = rusqlite::Connection::open(&path).unwrap();
+            foreign.execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1);").unwrap();
+            foreign.close().unwrap();
+            refused("it is not one of Sepia's");
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            for mode in [OpenMode::Create, OpenMode::ReadOnly] {
+                assert!(Store::open(root, mode).unwrap_err().to_string().contains("it is a folder"));
+            }
+            std::fs::remove_dir(&path).unwrap();
+            std::fs::write(&path, ours).unwrap();
+        });
+    }
+
+    #[test]
+    fn lines_that_are_torn_changed_or_from_the_future_are_left_out() {
+        let mut f = filled();
+        let path = f.store.layout.records("run-1");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let future = lines[0].replace("\"schema\":1", "\"schema\":2").replace("node-a", "node-z");
+        let (_, canonical) = future.split_once("\"record\":").unwrap();
+        let canonical = canonical.strip_suffix('}').unwrap();
+        let future = journal::line(&crate::RecordId::of(canonical), canonical);
+        let changed = lines[0].replace("node-a", "node-x");
+        std::fs::write(&path, format!("{}\n{changed}\n\n{future}{}", lines[1], &lines[0][..50])).unwrap();
+        f.reopen(|root| {
+            let rebuilt = Store::rebuild_database(root).unwrap();
+            assert_eq!((rebuilt.records, rebuilt.unreadable, rebuilt.newer), (2, 1, 1));
+        });
+        // The torn line is completed by nobody; the next record begins on a line of its own.
+        f.store.commit(&[record("d", &[])]).unwrap();
+        f.reopen(|root| {
+            let rebuilt = Store::rebuild_database(root).unwrap();
+            assert_eq!((rebuilt.records, rebuilt.unreadable, rebuilt.newer), (3, 2, 1));
+        });
+    }
+
+    #[test]
+    fn nothing_is_rebuilt_under_a_run() {
+        let f = filled();
+        let _alive = f.store.lock_run("run-9").unwrap();
+        assert!(matches!(Store::rebuild_database(f.store.root()), Err(StoreError::InUse { .. })));
+    }
+
+    #[test]
+    fn processes_that_find_no_database_make_one_together() {
+        let mut f = filled();
+        let before = state(&f.store);
+        f.reopen(|root| {
+            std::fs::remove_file(root.join("results.db")).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        assert_eq!(Store::open(root, OpenMode::Existing).unwrap().executions().unwrap().len(), 3)
+                    });
+                }
+            });
+        });
+        assert_eq!(state(&f.store), before);
+    }
 }

@@ -383,3 +383,111 @@ pub(super) fn optional_digest(row: &Row<'_>, column: usize) -> rusqlite::Result<
         _ => digest(row, column).map(Some),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::test_support::{Fixture, key};
+
+    pub(crate) fn row(run: &str, started_at: i64) -> RunRow {
+        RunRow {
+            run: run.into(),
+            plan: None,
+            manifest: "m.toml".into(),
+            command: "sepia run m.toml".into(),
+            started_at,
+            finished_at: None,
+            outcome: None,
+            counts: RunCounts { nodes: 3, ..RunCounts::default() },
+            details: json!({"host": "h"}),
+        }
+    }
+
+    pub(crate) fn node(run: &str, node: &str, outcome: &str) -> RunNode {
+        RunNode {
+            run: run.into(),
+            node: node.into(),
+            key: Some(key(node)),
+            record: None,
+            outcome: outcome.into(),
+            because: Some("it is new".into()),
+            wall_seconds: Some(0.5),
+        }
+    }
+
+    #[test]
+    fn a_run_begins_and_ends() {
+        let f = Fixture::new();
+        let _alive = f.store.lock_run("r1").unwrap();
+        f.store.start_run(&row("r1", 5)).unwrap();
+        assert_eq!(f.again().find_run("latest").unwrap(), row("r1", 5));
+        let plan = f.store.save_plan(&[PlanNode { node: "a \"b\"".into(), key: None }]).unwrap();
+        let counts = RunCounts { nodes: 3, cached: 1, done: 1, failed: 1, skipped: 0 };
+        let end = RunEnd { plan: Some(plan), finished_at: 9, outcome: "failed".into(), counts };
+        f.store.finish_run("r1", &end).unwrap();
+        let found = f.store.find_run("r1").unwrap();
+        assert_eq!((found.finished_at, found.outcome.as_deref(), found.counts), (Some(9), Some("failed"), counts));
+        assert_eq!(f.store.plan(&found.plan.unwrap()).unwrap(), [PlanNode { node: "a \"b\"".into(), key: None }]);
+        assert!(matches!(f.store.finish_run("r2", &end), Err(StoreError::NotFound { what: "run", .. })));
+    }
+
+    #[test]
+    fn a_run_is_found_by_what_people_type() {
+        let f = Fixture::new();
+        assert!(matches!(f.store.find_run("latest"), Err(StoreError::NotFound { .. })));
+        for (run, at) in [("a1", 3), ("a12", 1), ("b%", 2)] {
+            let name = run.replace('%', "x");
+            f.store.start_run(&row(&name, at)).unwrap();
+        }
+        let find = |text: &str| f.store.find_run(text).map(|row| row.run);
+        assert_eq!(find("latest").unwrap(), "a1");
+        assert_eq!(find("a1").unwrap(), "a1", "an id that is also a prefix");
+        assert_eq!(find("a12").unwrap(), "a12");
+        assert_eq!(find("b").unwrap(), "bx");
+        let error = find("a").unwrap_err();
+        assert_eq!(error.to_string(), "`a` could be any of a1, a12; write more of it");
+        for text in ["c", "b%", "_1", "'; DROP TABLE runs; --"] {
+            assert!(matches!(find(text), Err(StoreError::NotFound { .. })), "{text}");
+        }
+        let order: Vec<_> = f.store.list_runs().unwrap().into_iter().map(|row| row.run).collect();
+        assert_eq!(order, ["a1", "bx", "a12"]);
+    }
+
+    #[test]
+    fn runs_with_the_same_nodes_share_a_plan() {
+        let f = Fixture::new();
+        let nodes: Vec<_> =
+            (0..100).map(|i| PlanNode { node: format!("n{i}"), key: (i % 2 == 0).then(|| key("k")) }).collect();
+        let plan = f.store.save_plan(&nodes).unwrap();
+        assert_eq!(f.store.save_plan(&nodes).unwrap(), plan);
+        assert_eq!(f.store.plan(&plan).unwrap(), nodes);
+        assert_ne!(f.store.save_plan(&nodes[1..]).unwrap(), plan);
+        let stored: i64 = f.store.query(|c| c.query_row("SELECT count(*) FROM plans", [], |row| row.get(0))).unwrap();
+        assert_eq!(stored, 2);
+        // What is written by hand is what serde_json would write.
+        let pairs: Vec<(String, String)> = serde_json::from_str(&plan_listing(&nodes)).unwrap();
+        assert_eq!(serde_json::to_string(&pairs).unwrap(), plan_listing(&nodes));
+    }
+
+    #[test]
+    fn nodes_of_a_run_are_kept_and_the_last_word_counts() {
+        let f = Fixture::new();
+        f.store.add_run_nodes(&[node("r", "b", "failed"), node("r", "a", "done"), node("s", "a", "done")]).unwrap();
+        f.store.add_run_nodes(&[node("r", "b", "done")]).unwrap();
+        assert_eq!(f.store.run_nodes("r").unwrap(), [node("r", "a", "done"), node("r", "b", "done")]);
+        assert!(f.store.run_nodes("t").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_whose_process_is_gone_has_died() {
+        let f = Fixture::new();
+        f.store.start_run(&row("gone", 1)).unwrap();
+        let _alive = f.store.lock_run("alive").unwrap();
+        f.store.start_run(&row("alive", 2)).unwrap();
+        let store = f.again();
+        assert_eq!(store.find_run("gone").unwrap().outcome.as_deref(), Some("died"));
+        assert_eq!(store.find_run("alive").unwrap().outcome, None);
+    }
+}

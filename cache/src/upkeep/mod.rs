@@ -2,6 +2,8 @@
 
 mod contents;
 mod gc;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod verify;
 
