@@ -141,6 +141,7 @@ fn look_up(root: &Utf8Path) {
     });
     let objects: Vec<_> = (0..NODES).map(|i| index.candidates(&key(i)).unwrap()[0].outputs[0].1).collect();
     rounds("see that 5,000 objects are there", 21, || assert!(objects.iter().all(|object| store.present(object))));
+    rounds("the same, on all threads", 21, || assert!(store.present_all(&objects).into_iter().all(|there| there)));
     let nodes: Vec<_> = (0..NODES).map(|i| PlanNode { node: format!("node-{i}"), key: Some(key(i)) }).collect();
     let mut n = 0;
     rounds("write down a run of 5,000 cached nodes", 21, || {
@@ -165,10 +166,8 @@ fn look_up(root: &Utf8Path) {
         let store = open(&path);
         let lock = store.lock_run("noop").unwrap();
         let index = store.index().unwrap();
-        for i in 0..NODES {
-            let hits = index.candidates(&key(i)).unwrap();
-            assert!(store.present(&hits[0].outputs[0].1));
-        }
+        let objects: Vec<_> = (0..NODES).map(|i| index.candidates(&key(i)).unwrap()[0].outputs[0].1).collect();
+        assert!(store.present_all(&objects).into_iter().all(|there| there));
         let plan = store.save_plan(&nodes).unwrap();
         let row = RunRow { run: "noop".into(), plan: Some(plan), ..store.find_run("latest").unwrap() };
         store.start_run(&row).unwrap();

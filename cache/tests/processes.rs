@@ -2,6 +2,8 @@
 //!
 //! The test program starts itself again as a worker; the worker's part is in the environment variable `ROLE`.
 
+#![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 

@@ -26,17 +26,19 @@
 mod index;
 mod migrate;
 mod open;
+mod plans;
 mod read;
 mod rebuild;
 mod runs;
 mod write;
 
 pub use index::{Hit, Index};
+pub use plans::PlanNode;
 pub use read::ExecutionRow;
 pub(crate) use read::object;
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};
-pub use runs::{PlanNode, RunCounts, RunEnd, RunNode, RunRow};
+pub use runs::{RunCounts, RunEnd, RunNode, RunRow};
 pub(crate) use runs::{digest, insert_run_nodes};
 pub(crate) use write::JournalMark;
 

@@ -9,7 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::TransactionBehavior;
 
 use super::Database;
-use super::runs::{RunNode, RunRow, insert_plan, insert_run, insert_run_nodes, parse_plan};
+use super::plans::{insert_plan, parse_plan};
+use super::runs::{RunNode, RunRow, insert_run, insert_run_nodes};
 use super::write::JournalMark;
 use crate::crash_point;
 use crate::digest::Digest;

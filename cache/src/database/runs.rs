@@ -1,4 +1,4 @@
-//! Runs, their plans and what became of their nodes.
+//! Runs and what became of their nodes.
 //!
 //! What is known of a run is also kept in files (`runs/<run>/run.json`, `runs/<run>/nodes.jsonl`, `plans/`), from which
 //! the database can be rebuilt. The files are written first, and not synced: what a loss of power can take is the note
@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 
 use camino::Utf8PathBuf;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,8 +17,6 @@ use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{check_name, write_atomically};
 use crate::record::{RecordId, canonical};
 use crate::store::Store;
-
-const PLAN_DOMAIN: &str = "sepia 2026 plan listing v1";
 
 /// How many nodes of a run ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,15 +69,6 @@ pub struct RunEnd {
     pub counts: RunCounts,
 }
 
-/// A node of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanNode {
-    /// Its name.
-    pub node: String,
-    /// Its key, if it became known.
-    pub key: Option<Digest>,
-}
-
 /// What became of a node that was not simply taken from the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunNode {
@@ -100,39 +89,6 @@ pub struct RunNode {
 }
 
 impl Store {
-    /// Keeps a listing of nodes, once for all runs that have the same.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn save_plan(&self, nodes: &[PlanNode]) -> Result<Digest> {
-        self.writable("write", &self.layout.folder("plans"))?;
-        let listing = plan_listing(nodes);
-        let plan = Digest::derive(PLAN_DOMAIN, listing.as_bytes());
-        let known = self.database.with(|connection| {
-            connection.prepare_cached("SELECT 1 FROM plans WHERE plan = ?")?.exists([plan.to_string()])
-        })?;
-        if !known {
-            write_atomically(&self.layout.plan(&plan), listing.as_bytes())?;
-            self.database.with(|connection| insert_plan(connection, &plan, nodes.len(), &listing))?;
-        }
-        Ok(plan)
-    }
-
-    /// The nodes of a plan.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], and those of reading.
-    pub fn plan(&self, plan: &Digest) -> Result<Vec<PlanNode>> {
-        let text = plan.to_string();
-        let listing: Option<String> = self.database.with(|connection| {
-            connection
-                .prepare_cached("SELECT listing FROM plans WHERE plan = ?")?
-                .query_row([&text], |row| row.get(0))
-                .optional()
-        })?;
-        listing.and_then(|listing| parse_plan(&listing, plan)).ok_or_else(|| self.not_found("plan", &text))
-    }
-
     /// Writes down a run: that it began, or, with its end filled in, that it took place. Takes the place of an earlier row
     /// of the same run. Take its lock first ([`Store::lock_run`]).
     ///
@@ -276,42 +232,6 @@ fn json(value: &impl Serialize) -> String {
     canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
 }
 
-/// `[["node","key or empty"],...]`, written by hand: a run with nothing to do spends most of its time here otherwise.
-fn plan_listing(nodes: &[PlanNode]) -> String {
-    let mut listing = String::with_capacity(nodes.len() * 96 + 2);
-    listing.push('[');
-    for (i, PlanNode { node, key }) in nodes.iter().enumerate() {
-        listing.push_str(if i > 0 { ",[" } else { "[" });
-        // A string always serialises.
-        listing.push_str(&serde_json::to_string(node).unwrap_or_default());
-        listing.push_str(",\"");
-        if let Some(key) = key {
-            listing.push_str(&key.hex());
-        }
-        listing.push_str("\"]");
-    }
-    listing.push(']');
-    listing
-}
-
-/// Reads a listing, if it is the one that `plan` names.
-pub(super) fn parse_plan(listing: &str, plan: &Digest) -> Option<Vec<PlanNode>> {
-    if Digest::derive(PLAN_DOMAIN, listing.as_bytes()) != *plan {
-        return None;
-    }
-    let pairs: Vec<(String, String)> = serde_json::from_str(listing).ok()?;
-    Some(pairs.into_iter().map(|(node, key)| PlanNode { node, key: key.parse().ok() }).collect())
-}
-
-pub(super) fn insert_plan(connection: &Connection, plan: &Digest, nodes: usize, listing: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("INSERT OR IGNORE INTO plans VALUES (?,?,?)")?.execute(params![
-        plan.to_string(),
-        nodes,
-        listing
-    ])?;
-    Ok(())
-}
-
 pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Result<()> {
     let counts = &row.counts;
     connection.prepare_cached("INSERT OR REPLACE INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)")?.execute(params![
@@ -389,6 +309,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::database::PlanNode;
     use crate::test_support::{Fixture, key};
 
     pub(crate) fn row(run: &str, started_at: i64) -> RunRow {
@@ -453,22 +374,6 @@ pub(super) mod tests {
         }
         let order: Vec<_> = f.store.list_runs().unwrap().into_iter().map(|row| row.run).collect();
         assert_eq!(order, ["a1", "bx", "a12"]);
-    }
-
-    #[test]
-    fn runs_with_the_same_nodes_share_a_plan() {
-        let f = Fixture::new();
-        let nodes: Vec<_> =
-            (0..100).map(|i| PlanNode { node: format!("n{i}"), key: (i % 2 == 0).then(|| key("k")) }).collect();
-        let plan = f.store.save_plan(&nodes).unwrap();
-        assert_eq!(f.store.save_plan(&nodes).unwrap(), plan);
-        assert_eq!(f.store.plan(&plan).unwrap(), nodes);
-        assert_ne!(f.store.save_plan(&nodes[1..]).unwrap(), plan);
-        let stored: i64 = f.store.query(|c| c.query_row("SELECT count(*) FROM plans", [], |row| row.get(0))).unwrap();
-        assert_eq!(stored, 2);
-        // What is written by hand is what serde_json would write.
-        let pairs: Vec<(String, String)> = serde_json::from_str(&plan_listing(&nodes)).unwrap();
-        assert_eq!(serde_json::to_string(&pairs).unwrap(), plan_listing(&nodes));
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl Store {
         }
     }
 
+    /// [`Store::present`] for many objects, on all threads.
+    #[must_use]
+    pub fn present_all(&self, objects: &[ObjectRef]) -> Vec<bool> {
+        objects.par_iter().with_min_len(64).map(|object| self.present(object)).collect()
+    }
+
     /// The listing of a tree object.
     ///
     /// # Errors
@@ -245,6 +251,8 @@ mod tests {
         assert_eq!(std::fs::read(aside).unwrap(), b"x");
         assert!(!f.store.present(&object));
         assert_eq!(f.store.set_aside(&object).unwrap(), None);
+        let other = f.object(b"y");
+        assert_eq!(f.store.present_all(&[object, other]), [false, true]);
         f.object(b"x");
         let second = f.store.set_aside(&object).unwrap().unwrap();
         assert!(second.as_str().ends_with(".1"), "{second}");
