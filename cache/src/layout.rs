@@ -97,7 +97,7 @@ impl Layout {
 
     /// Makes what is missing of a store at the root; the `format` file comes last, so a store with one is whole.
     pub(crate) fn create(&self) -> Result<()> {
-        match fs_err::read_dir(&self.root) {
+        match std::fs::read_dir(&self.root) {
             Ok(entries) => {
                 for entry in entries {
                     let name = entry.at("read", &self.root)?.file_name().to_string_lossy().into_owned();
@@ -111,7 +111,7 @@ impl Layout {
         }
         for folder in FOLDERS {
             let path = self.folder(folder);
-            fs_err::create_dir_all(&path).map_err(|e| not_writable("make", &path, e))?;
+            std::fs::create_dir_all(&path).map_err(|e| not_writable("make", &path, e))?;
         }
         write_atomically(&self.root.join(".gitignore"), b"*\n")?;
         write_atomically(&self.format(), format!("sepia-store {FORMAT}\n").as_bytes())
@@ -120,7 +120,7 @@ impl Layout {
     /// Whether there is a store that this code can use. `Ok(false)`: there is none, or one whose making was interrupted.
     pub(crate) fn check(&self) -> Result<bool> {
         let path = self.format();
-        let text = match fs_err::read_to_string(&path) {
+        let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 return Err(StoreError::NotAFolder { path: self.root.clone() });
@@ -159,7 +159,7 @@ pub(crate) fn check_name(what: &'static str, text: &str) -> Result<()> {
 /// Replaces a small file as a whole: readers see the old bytes or the new ones. Not synced.
 pub(crate) fn write_atomically(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     let temporary = unique_sibling(path);
-    let written = fs_err::File::create(&temporary).and_then(|mut file| file.write_all(bytes));
+    let written = std::fs::File::create(&temporary).and_then(|mut file| file.write_all(bytes));
     let placed = written.and_then(|()| std::fs::rename(&temporary, path));
     if placed.is_err() {
         // What is left is of no use; that it cannot be removed either adds nothing to the error.

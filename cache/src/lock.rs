@@ -158,7 +158,7 @@ impl Drop for Held {
 
 fn try_hold(path: &Utf8Path, owner: &str) -> Result<Option<Held>> {
     loop {
-        let mut file =
+        let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).at("lock", path)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -168,9 +168,11 @@ fn try_hold(path: &Utf8Path, owner: &str) -> Result<Option<Held>> {
         if !is_at(&file, path)? {
             continue;
         }
+        let mut held = Held { path: path.to_owned(), file };
+        let file = &mut held.file;
         let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
         written.at("write", path)?;
-        return Ok(Some(Held { path: path.to_owned(), file }));
+        return Ok(Some(held));
     }
 }
 

@@ -103,7 +103,7 @@ impl Store {
         check_name("run id", run)?;
         let path = self.attempts_dir().join(run);
         self.writable("make", &path)?;
-        fs_err::create_dir_all(&path).at("make", &path)?;
+        std::fs::create_dir_all(&path).at("make", &path)?;
         Ok(path)
     }
 

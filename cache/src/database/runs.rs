@@ -97,7 +97,7 @@ impl Store {
     pub fn start_run(&self, row: &RunRow) -> Result<()> {
         let folder = self.run_dir(&row.run)?;
         self.writable("write", &folder)?;
-        fs_err::create_dir_all(&folder).at("make", &folder)?;
+        std::fs::create_dir_all(&folder).at("make", &folder)?;
         self.write_run_file(row)?;
         self.database.with(|connection| insert_run(connection, row))
     }
@@ -205,7 +205,7 @@ impl Store {
             self.writable("write", &path)?;
             let text: String = of_run.iter().map(|node| json(node) + "\n").collect();
             let folder = self.run_dir(&first.run)?;
-            fs_err::create_dir_all(&folder).at("make", &folder)?;
+            std::fs::create_dir_all(&folder).at("make", &folder)?;
             let mut file = OpenOptions::new().append(true).create(true).open(&path).at("write", &path)?;
             file.write_all(text.as_bytes()).at("write", &path)?;
         }

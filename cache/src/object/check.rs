@@ -119,7 +119,7 @@ impl Store {
         let path = self.object_path(object);
         self.writable("move aside", &path)?;
         let folder = self.layout.folder("damaged");
-        fs_err::create_dir_all(&folder).at("make", &folder)?;
+        std::fs::create_dir_all(&folder).at("make", &folder)?;
         if object.kind == ObjectKind::Tree {
             let listing = self.layout.listing(&object.digest);
             let aside = unused(&folder, &format!("{}.json", object.digest));

@@ -76,7 +76,7 @@ impl Store {
         let fan = listing_path.parent().unwrap_or(&listing_path);
         crash_point::reached("place listing")?;
         if std::fs::read(&listing_path).ok().as_deref() != Some(listing) {
-            fs_err::create_dir_all(fan).at("make", fan)?;
+            std::fs::create_dir_all(fan).at("make", fan)?;
             write_atomically(&listing_path, listing)?;
         }
         crash_point::reached("place tree")?;
