@@ -39,8 +39,8 @@ impl Store {
         self.sync_pending()?;
         let mut marks = Vec::with_capacity(lines.len());
         for (run, lines) in lines {
-            let bytes = journal::append(self, run, &lines)?;
-            marks.push(JournalMark { run: run.to_owned(), bytes });
+            let (from, to) = journal::append(self, run, &lines)?;
+            marks.push(JournalMark { run: run.to_owned(), from, to });
         }
         if !nodes.is_empty() {
             self.write_nodes_file(nodes)?;

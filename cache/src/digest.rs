@@ -89,6 +89,11 @@ impl Digest {
         Self(blake3::derive_key(domain, bytes))
     }
 
+    /// The hexadecimal digits, without an allocation.
+    pub(crate) fn hex(&self) -> impl std::ops::Deref<Target = str> + use<> {
+        blake3::Hash::from_bytes(self.0).to_hex()
+    }
+
     /// The first 12 hexadecimal digits, for people.
     #[must_use]
     pub fn short(&self) -> String {
@@ -100,7 +105,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+        f.pad(&self.hex())
     }
 }
 
@@ -114,15 +119,46 @@ impl FromStr for Digest {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Self> {
-        blake3::Hash::from_hex(text)
-            .map(|hash| Self(*hash.as_bytes()))
-            .map_err(|_| StoreError::BadDigest { text: text.to_owned() })
+        decode(text.as_bytes()).map(Self).ok_or_else(|| StoreError::BadDigest { text: text.chars().take(80).collect() })
     }
 }
 
+/// 64 hexadecimal digits as bytes. A table instead of `blake3::Hash::from_hex`: reading an index parses thousands.
+fn decode(text: &[u8]) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let (pairs, rest) = text.as_chunks::<2>();
+    if pairs.len() != 32 || !rest.is_empty() {
+        return None;
+    }
+    let mut wrong = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        wrong |= high | low;
+        *byte = (high << 4) | (low & 0xf);
+    }
+    (wrong & 0xf0 == 0).then_some(bytes)
+}
+
+/// The value of each hexadecimal digit; 0xff for what is none.
+const DIGITS: [u8; 256] = {
+    let mut table = [0xff; 256];
+    let mut i = 0;
+    while i < 10 {
+        table[b'0' as usize + i] = i as u8;
+        i += 1;
+    }
+    let mut i = 0;
+    while i < 6 {
+        table[b'a' as usize + i] = 10 + i as u8;
+        table[b'A' as usize + i] = 10 + i as u8;
+        i += 1;
+    }
+    table
+};
+
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+        serializer.serialize_str(&self.hex())
     }
 }
 

@@ -233,3 +233,37 @@ impl<T> IoContext<T> for rustix::io::Result<T> {
         self.map_err(|source| StoreError::io(action, path, source.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Fixture, key, record};
+
+    #[test]
+    fn what_the_system_refuses_is_told_apart() {
+        let path = Utf8Path::new("/store/x");
+        let text = |code: i32| StoreError::io("write", path, io::Error::from_raw_os_error(code)).to_string();
+        // ENOSPC, EDQUOT, EROFS, EIO
+        assert!(text(28).starts_with("the disk is full: cannot write /store/x"));
+        assert!(text(122).starts_with("the disk is full: cannot write /store/x"));
+        assert!(text(30).starts_with("the store is read-only: cannot write /store/x"));
+        assert!(text(5).starts_with("cannot write /store/x: Input/output error"));
+    }
+
+    #[test]
+    fn a_database_that_cannot_grow_says_so_and_shows_nothing_of_the_batch() {
+        let f = Fixture::new();
+        let mut large = record("a", &[("out", f.object(b"a"))]);
+        (0..10_000).for_each(|step| large.metrics.push("loss", Some(step), 0.5));
+        let batch = [record("b", &[]), large];
+        let limit = |pages: i64| f.store.query(|c| c.pragma_update(None, "max_page_count", pages)).unwrap();
+        limit(1);
+        let error = f.store.commit(&batch).unwrap_err();
+        assert!(matches!(error, StoreError::OutOfSpace { .. }), "{error:?}");
+        assert!(f.store.executions().unwrap().is_empty());
+        limit(1_000_000);
+        f.store.commit(&batch).unwrap();
+        assert_eq!(f.store.executions().unwrap().len(), 2);
+        assert_eq!(f.store.index().unwrap().candidates(&key("a")).unwrap().len(), 1);
+    }
+}

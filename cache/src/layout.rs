@@ -58,23 +58,29 @@ impl Layout {
 
     /// Where an object lies.
     pub(crate) fn object(&self, object: &ObjectRef) -> Utf8PathBuf {
-        let hex = object.digest.to_string();
-        let (fan, rest) = hex.split_at(2);
-        let mut path = self.root.clone();
-        path.push(match object.kind {
+        let mut path = self.root.join(Self::objects(object.kind));
+        path.push(Self::in_objects(&object.digest));
+        path
+    }
+
+    /// The folder of all objects of a kind.
+    pub(crate) const fn objects(kind: ObjectKind) -> &'static str {
+        match kind {
             ObjectKind::File => "objects",
             ObjectKind::Tree => "trees",
-        });
-        path.push(fan);
-        path.push(rest);
-        path
+        }
+    }
+
+    /// Where an object lies in the folder of its kind: `ab/<62 hex>`.
+    pub(crate) fn in_objects(digest: &Digest) -> String {
+        let hex = digest.hex();
+        let (fan, rest) = hex.split_at(2);
+        format!("{fan}/{rest}")
     }
 
     /// Where a tree's listing lies.
     pub(crate) fn listing(&self, digest: &Digest) -> Utf8PathBuf {
-        let hex = digest.to_string();
-        let (fan, rest) = hex.split_at(2);
-        self.root.join("trees").join(fan).join(format!("{rest}.json"))
+        self.root.join("trees").join(Self::in_objects(digest) + ".json")
     }
 
     pub(crate) fn records(&self, run: &str) -> Utf8PathBuf {
@@ -91,7 +97,7 @@ impl Layout {
 
     /// Makes what is missing of a store at the root; the `format` file comes last, so a store with one is whole.
     pub(crate) fn create(&self) -> Result<()> {
-        match fs_err::read_dir(&self.root) {
+        match std::fs::read_dir(&self.root) {
             Ok(entries) => {
                 for entry in entries {
                     let name = entry.at("read", &self.root)?.file_name().to_string_lossy().into_owned();
@@ -105,7 +111,7 @@ impl Layout {
         }
         for folder in FOLDERS {
             let path = self.folder(folder);
-            fs_err::create_dir_all(&path).map_err(|e| not_writable("make", &path, e))?;
+            std::fs::create_dir_all(&path).map_err(|e| not_writable("make", &path, e))?;
         }
         write_atomically(&self.root.join(".gitignore"), b"*\n")?;
         write_atomically(&self.format(), format!("sepia-store {FORMAT}\n").as_bytes())
@@ -114,7 +120,7 @@ impl Layout {
     /// Whether there is a store that this code can use. `Ok(false)`: there is none, or one whose making was interrupted.
     pub(crate) fn check(&self) -> Result<bool> {
         let path = self.format();
-        let text = match fs_err::read_to_string(&path) {
+        let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 return Err(StoreError::NotAFolder { path: self.root.clone() });
@@ -132,7 +138,7 @@ impl Layout {
 }
 
 /// A refusal for want of permission, in a store, means that the store is read-only for us.
-fn not_writable(action: &'static str, path: &Utf8Path, source: io::Error) -> StoreError {
+pub(crate) fn not_writable(action: &'static str, path: &Utf8Path, source: io::Error) -> StoreError {
     if source.kind() == io::ErrorKind::PermissionDenied {
         StoreError::ReadOnly { action, path: path.to_owned() }
     } else if source.kind() == io::ErrorKind::NotADirectory || source.kind() == io::ErrorKind::AlreadyExists {
@@ -153,7 +159,7 @@ pub(crate) fn check_name(what: &'static str, text: &str) -> Result<()> {
 /// Replaces a small file as a whole: readers see the old bytes or the new ones. Not synced.
 pub(crate) fn write_atomically(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     let temporary = unique_sibling(path);
-    let written = fs_err::File::create(&temporary).and_then(|mut file| file.write_all(bytes));
+    let written = std::fs::File::create(&temporary).and_then(|mut file| file.write_all(bytes));
     let placed = written.and_then(|()| std::fs::rename(&temporary, path));
     if placed.is_err() {
         // What is left is of no use; that it cannot be removed either adds nothing to the error.

@@ -31,9 +31,12 @@
 //! | `commit` | the order in which a result comes to count |
 //! | `lock` | locks between processes |
 //! | `file_digests` | digests of files outside the store, remembered by `stat` |
+//! | `upkeep` | size, verification, garbage collection |
 
 mod commit;
 mod crash_point;
+#[cfg(test)]
+mod crash_tests;
 mod database;
 mod digest;
 mod error;
@@ -43,6 +46,9 @@ mod lock;
 mod object;
 mod record;
 mod store;
+#[cfg(test)]
+mod test_support;
+mod upkeep;
 
 pub use database::{ExecutionRow, Hit, Index, PlanNode, Rebuilt, RunCounts, RunEnd, RunNode, RunRow};
 pub use digest::Digest;
@@ -54,3 +60,4 @@ pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput,
 /// For [`Store::query`].
 pub use rusqlite;
 pub use store::{OpenMode, Store};
+pub use upkeep::{Damaged, GcPolicy, GcReport, Leftover, Usage, UsageOf, Verification, VerifyProgress};

@@ -16,7 +16,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result, StoreError};
-use crate::layout::check_name;
+use crate::layout::{Layout, check_name};
 use crate::store::Store;
 
 /// The right to compute one key, held until it is dropped (or its process ends).
@@ -41,7 +41,12 @@ impl Store {
     pub fn try_lock_key(&self, key: &Digest, owner: &str) -> Result<Option<KeyLock>> {
         let path = self.key_lock(key);
         self.writable("lock", &path)?;
-        Ok(try_hold(&path, owner)?.map(|held| KeyLock { _held: held }))
+        let held = try_hold(&path, owner)?;
+        if held.is_some() {
+            // Whoever had it before may have committed what this process is about to compute.
+            self.database.look_again();
+        }
+        Ok(held.map(|held| KeyLock { _held: held }))
     }
 
     /// What the present owner of a key's lock said of itself. `None`: the lock is free, or was a moment ago.
@@ -57,7 +62,7 @@ impl Store {
     pub fn lock_run(&self, run: &str) -> Result<RunLock> {
         let path = self.run_lock(run)?;
         self.writable("lock", &path)?;
-        let in_use = self.use_lock()?;
+        let in_use = use_lock(&self.layout)?;
         match in_use.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(self.in_use("`sepia cache gc`".to_owned())),
@@ -80,38 +85,7 @@ impl Store {
     /// # Errors
     /// Those of reading `locks/`.
     pub fn live_runs(&self) -> Result<Vec<String>> {
-        let folder = self.layout.folder("locks");
-        let mut runs = Vec::new();
-        for entry in folder.read_dir_utf8().at("read", &folder)? {
-            let entry = entry.at("read", &folder)?;
-            if let Some(run) = entry.file_name().strip_prefix("run-")
-                && is_held(entry.path())
-            {
-                runs.push(run.to_owned());
-            }
-        }
-        runs.sort_unstable();
-        Ok(runs)
-    }
-
-    /// Excludes all runs while the returned file lives.
-    pub(crate) fn exclude_runs(&self) -> Result<File> {
-        let file = self.use_lock()?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                let users = self.live_runs()?.into_iter().map(|run| format!("run {run}")).collect::<Vec<_>>();
-                let users = if users.is_empty() { vec!["another process".to_owned()] } else { users };
-                Err(StoreError::InUse { root: self.root().to_owned(), users })
-            }
-            Err(TryLockError::Error(source)) => Err(StoreError::NoLocks { path: self.layout.folder("locks"), source }),
-        }
-    }
-
-    /// The file that runs share and `gc` wants for itself. It is never removed.
-    fn use_lock(&self) -> Result<File> {
-        let path = self.layout.folder("locks").join("store");
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).at("lock", &path)
+        live_runs(&self.layout)
     }
 
     fn in_use(&self, user: String) -> StoreError {
@@ -128,16 +102,55 @@ impl Store {
     }
 }
 
+/// Excludes all runs while the returned file lives.
+pub(crate) fn exclude_runs(layout: &Layout) -> Result<File> {
+    let file = use_lock(layout)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let mut users: Vec<String> = live_runs(layout)?.into_iter().map(|run| format!("run {run}")).collect();
+            if users.is_empty() {
+                users.push("another process".to_owned());
+            }
+            Err(StoreError::InUse { root: layout.root.clone(), users })
+        }
+        Err(TryLockError::Error(source)) => Err(StoreError::NoLocks { path: layout.folder("locks"), source }),
+    }
+}
+
+/// The file that runs share and that `gc` wants for itself. It is never removed.
+fn use_lock(layout: &Layout) -> Result<File> {
+    let path = layout.folder("locks").join("store");
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).at("lock", &path)
+}
+
+fn live_runs(layout: &Layout) -> Result<Vec<String>> {
+    let folder = layout.folder("locks");
+    let mut runs = Vec::new();
+    for entry in folder.read_dir_utf8().at("read", &folder)? {
+        let entry = entry.at("read", &folder)?;
+        if let Some(run) = entry.file_name().strip_prefix("run-")
+            && is_held(entry.path())
+        {
+            runs.push(run.to_owned());
+        }
+    }
+    runs.sort_unstable();
+    Ok(runs)
+}
+
 /// A lock file that is ours.
 #[derive(Debug)]
 struct Held {
     path: Utf8PathBuf,
     // Closing the file releases the lock; fields drop after `drop` below has removed the name.
-    _file: File,
+    file: File,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // Emptied first: ext4 takes milliseconds to let go of a removed file that has unwritten data and is still open.
+        let _ = self.file.set_len(0);
         // If the file cannot be removed, the lock is still released, and the next owner reuses the file.
         let _ = std::fs::remove_file(&self.path);
     }
@@ -145,7 +158,7 @@ impl Drop for Held {
 
 fn try_hold(path: &Utf8Path, owner: &str) -> Result<Option<Held>> {
     loop {
-        let mut file =
+        let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).at("lock", path)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -155,9 +168,11 @@ fn try_hold(path: &Utf8Path, owner: &str) -> Result<Option<Held>> {
         if !is_at(&file, path)? {
             continue;
         }
+        let mut held = Held { path: path.to_owned(), file };
+        let file = &mut held.file;
         let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
         written.at("write", path)?;
-        return Ok(Some(Held { path: path.to_owned(), _file: file }));
+        return Ok(Some(held));
     }
 }
 
@@ -181,4 +196,94 @@ fn owner(path: &Utf8Path) -> Option<String> {
     // More than a line from a lock file is not from us.
     File::open(path).ok()?.take(1024).read_to_string(&mut text).ok()?;
     (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::test_support::{Fixture, key};
+
+    #[test]
+    fn one_holds_it_and_says_who() {
+        let f = Fixture::new();
+        let (a, b) = (f.again(), f.again());
+        let held = a.try_lock_key(&key("k"), "run 1, node train").unwrap().unwrap();
+        assert!(b.try_lock_key(&key("k"), "run 2").unwrap().is_none());
+        assert_eq!(b.lock_owner(&key("k")).as_deref(), Some("run 1, node train"));
+        assert!(b.try_lock_key(&key("other"), "run 2").unwrap().is_some());
+        drop(held);
+        assert_eq!(b.lock_owner(&key("k")), None);
+        assert!(b.try_lock_key(&key("k"), "run 2").unwrap().is_some());
+        let left: Vec<_> = std::fs::read_dir(f.store.root().join("locks")).unwrap().collect();
+        assert!(left.iter().all(|entry| !entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("k")));
+    }
+
+    #[test]
+    fn a_file_without_an_owner_locks_nothing() {
+        let f = Fixture::new();
+        std::fs::write(f.store.key_lock(&key("k")), "a run that was killed, whose text was longer").unwrap();
+        let held = f.store.try_lock_key(&key("k"), "me").unwrap().unwrap();
+        assert_eq!(f.store.lock_owner(&key("k")).as_deref(), Some("me"));
+        drop(held);
+    }
+
+    #[test]
+    fn never_two_at_once_and_nothing_is_left() {
+        let f = Fixture::new();
+        let (inside, times) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let store = f.again();
+                    let mut mine = 0;
+                    while mine < 50 {
+                        let Some(held) = store.try_lock_key(&key("k"), "x").unwrap() else {
+                            std::thread::yield_now();
+                            continue;
+                        };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
+                        times.fetch_add(1, Ordering::SeqCst);
+                        mine += 1;
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert_eq!(times.into_inner(), 300);
+        assert!(!f.store.key_lock(&key("k")).exists());
+    }
+
+    #[test]
+    fn runs_live_as_long_as_their_lock() {
+        let f = Fixture::new();
+        assert!(!f.store.run_is_alive("r1"));
+        let one = f.store.lock_run("r1").unwrap();
+        let two = f.again().lock_run("r2").unwrap();
+        assert_eq!(f.store.live_runs().unwrap(), ["r1", "r2"]);
+        let error = f.again().lock_run("r1").unwrap_err();
+        assert!(matches!(&error, StoreError::InUse { users, .. } if users[0].contains("r1")), "{error}");
+        let error = exclude_runs(&f.store.layout).unwrap_err();
+        assert!(error.to_string().contains("run r1, run r2"), "{error}");
+        drop(one);
+        assert!(!f.store.run_is_alive("r1") && f.store.run_is_alive("r2"));
+        drop(two);
+        let alone = exclude_runs(&f.store.layout).unwrap();
+        assert!(matches!(f.store.lock_run("r3"), Err(StoreError::InUse { .. })));
+        drop(alone);
+        f.store.lock_run("r3").unwrap();
+    }
+
+    #[test]
+    fn names_cannot_lead_elsewhere() {
+        let f = Fixture::new();
+        for name in ["../x", "", ".x", "a/b", "a b", "é"] {
+            assert!(matches!(f.store.lock_run(name), Err(StoreError::BadName { .. })), "{name:?}");
+            assert!(f.store.run_dir(name).is_err() && f.store.attempt_dir(name).is_err());
+            assert!(!f.store.run_is_alive(name));
+        }
+    }
 }

@@ -19,6 +19,7 @@ CREATE TABLE runs (
   details TEXT NOT NULL           -- JSON: host, versions, manifest, options
 ) WITHOUT ROWID;
 CREATE INDEX runs_by_time ON runs (started_at);
+CREATE INDEX runs_unfinished ON runs (run) WHERE outcome IS NULL;
 
 CREATE TABLE plans (
   -- A list of nodes with their keys. Many runs share one, so a run in which nothing changed costs one row.

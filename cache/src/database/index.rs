@@ -1,19 +1,22 @@
 //! The look-up of good records by key: what a run asks once for each node.
 //!
-//! A small database is read in one scan, after which a look-up costs a hash; a large one is asked key by key. Either
-//! way, rows that this or another process commits are seen: when a key is not found, SQLite is asked whether the database
-//! has changed since (a look into shared memory), and new rows are read.
+//! A small database is read in one scan, after which a look-up costs a hash; a large one is asked key by key. What this
+//! process commits is seen at once. What others commit is seen after [`Index::refresh`], and after this process has taken
+//! the lock of a key: so the order "look up, lock, look up again" never computes what another process has just committed.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 
 use super::Database;
+use super::read::object;
 use super::runs::digest;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::object::{ObjectKind, ObjectRef};
+use crate::object::ObjectRef;
 use crate::record::RecordId;
 use crate::store::Store;
 
@@ -40,15 +43,32 @@ pub struct Index {
     loaded: Option<Mutex<Loaded>>,
 }
 
-/// The table in memory.
+/// The table in memory, in few large pieces: thousands of small ones take longer to make than to read.
 #[derive(Debug, Default)]
 struct Loaded {
-    hits: HashMap<Digest, Vec<Hit>>,
+    /// The newest row of each key.
+    newest: HashMap<Digest, u32>,
+    rows: Vec<LoadedRow>,
+    outputs: Vec<(Arc<str>, ObjectRef)>,
+    nodes: String,
     texts: HashMap<String, Arc<str>>,
     /// The highest execution that was read. Rows are never deleted, and SQLite numbers upwards.
     last: i64,
-    /// What SQLite said of the state of the database then.
-    seen: (i64, i64),
+    /// How often this process had been told to look and had changed rows then.
+    seen: (u64, u64),
+}
+
+/// One good execution.
+#[derive(Debug)]
+struct LoadedRow {
+    record: RecordId,
+    run: Arc<str>,
+    /// Where its node's name is in [`Loaded::nodes`].
+    node: Range<usize>,
+    /// Where its outputs are in [`Loaded::outputs`].
+    outputs: Range<usize>,
+    /// The row of the same key before it.
+    older: Option<u32>,
 }
 
 impl Store {
@@ -63,13 +83,14 @@ impl Store {
 
 impl Index {
     fn new(database: Arc<Database>, small: i64) -> Result<Self> {
+        let looks = database.looks.load(Ordering::Relaxed);
         let loaded = database.with(|connection| {
             let rows: i64 =
                 connection.query_row("SELECT coalesce(max(execution), 0) FROM executions", [], |row| row.get(0))?;
             if rows > small {
                 return Ok(None);
             }
-            let mut loaded = Loaded { seen: state(connection)?, ..Loaded::default() };
+            let mut loaded = Loaded { seen: (looks, connection.total_changes()), ..Loaded::default() };
             loaded.read_new(connection)?;
             Ok(Some(Mutex::new(loaded)))
         })?;
@@ -85,68 +106,97 @@ impl Index {
             return self.database.with(|connection| point_look_up(connection, key));
         };
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hits) = loaded.hits.get(key) {
-            return Ok(hits.iter().rev().cloned().collect());
+        if loaded.newest.contains_key(key) {
+            return Ok(loaded.hits(key));
         }
-        self.database.with(|connection| loaded.refresh(connection))?;
-        Ok(loaded.hits.get(key).map(|hits| hits.iter().rev().cloned().collect()).unwrap_or_default())
+        let looks = self.database.looks.load(Ordering::Relaxed);
+        self.database.with(|connection| loaded.refresh(connection, looks))?;
+        Ok(loaded.hits(key))
     }
 
-    /// Reads what was committed since, by whomever. A key that was found is otherwise answered from memory.
+    /// Reads what was committed since, by whomever.
     ///
     /// # Errors
     /// Those of the database.
     pub fn refresh(&self) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
+        self.database.look_again();
+        let looks = self.database.looks.load(Ordering::Relaxed);
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        self.database.with(|connection| loaded.refresh(connection))
+        self.database.with(|connection| loaded.refresh(connection, looks))
     }
 }
 
 impl Loaded {
-    fn refresh(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        // The state is taken before the rows: what is committed in between is read again rather than missed.
-        let state = state(connection)?;
-        if state != self.seen {
+    fn hits(&self, key: &Digest) -> Vec<Hit> {
+        let row = |number: u32| self.rows.get(number as usize);
+        let newest = self.newest.get(key).copied().and_then(row);
+        std::iter::successors(newest, |newer| newer.older.and_then(row))
+            .map(|found| Hit {
+                record: found.record,
+                run: Arc::clone(&found.run),
+                node: self.nodes.get(found.node.clone()).unwrap_or_default().into(),
+                outputs: self.outputs.get(found.outputs.clone()).unwrap_or_default().to_vec(),
+            })
+            .collect()
+    }
+
+    /// Reads new rows if this process has changed the database or has been told to look.
+    fn refresh(&mut self, connection: &Connection, looks: u64) -> rusqlite::Result<()> {
+        // Both are taken before the rows: what happens in between is read again rather than missed.
+        let now = (looks, connection.total_changes());
+        if now != self.seen {
             self.read_new(connection)?;
-            self.seen = state;
+            self.seen = now;
         }
         Ok(())
     }
 
     fn read_new(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut statement = connection.prepare_cached(
-            "SELECT e.execution, e.key, e.record, e.run, e.node, a.port, a.digest, a.kind, a.bytes, a.files \
-             FROM executions e LEFT JOIN artifacts a ON a.execution = e.execution \
-             WHERE e.execution > ? AND e.outcome = 'done' ORDER BY e.execution, a.port",
-        )?;
-        let mut rows = statement.query([self.last])?;
-        let mut current: Option<(i64, Digest, Hit)> = None;
-        while let Some(row) = rows.next()? {
-            let execution: i64 = row.get(0)?;
-            if current.as_ref().is_none_or(|(open, ..)| *open != execution) {
-                self.keep(current.take());
-                let hit = Hit {
-                    record: RecordId(digest(row, 2)?),
-                    run: self.text(row.get_ref(3)?.as_str()?),
-                    node: row.get_ref(4)?.as_str()?.into(),
-                    outputs: Vec::new(),
-                };
-                current = Some((execution, digest(row, 1)?, hit));
-            }
-            if let (Some((.., hit)), Some((port, object))) = (&mut current, output(row, 5)?) {
-                hit.outputs.push((self.text(port), object));
+        // Two scans side by side, both in the order of executions: no row is searched for. One read transaction, so that
+        // both see the same state.
+        let transaction = connection.unchecked_transaction()?;
+        {
+            let mut executions = transaction.prepare_cached(
+                "SELECT execution, key, record, run, node FROM executions WHERE execution > ? AND outcome = 'done' \
+                 ORDER BY execution",
+            )?;
+            let mut artifacts = transaction.prepare_cached(
+                "SELECT execution, port, digest, kind, bytes, files FROM artifacts WHERE execution > ? \
+                 ORDER BY execution, port",
+            )?;
+            let mut executions = executions.query([self.last])?;
+            let mut artifacts = artifacts.query([self.last])?;
+            let mut artifact = artifacts.next()?;
+            while let Some(row) = executions.next()? {
+                let execution: i64 = row.get(0)?;
+                let key = digest(row, 1)?;
+                let record = RecordId(digest(row, 2)?);
+                let run = self.text(row.get_ref(3)?.as_str()?);
+                let node = self.nodes.len();
+                self.nodes.push_str(row.get_ref(4)?.as_str()?);
+                let first = self.outputs.len();
+                // Artifacts of executions that were not good are passed over.
+                while let Some(row) = artifact {
+                    let of: i64 = row.get(0)?;
+                    if of > execution {
+                        break;
+                    }
+                    if of == execution {
+                        let port = self.text(row.get_ref(1)?.as_str()?);
+                        self.outputs.push((port, object(row, 2)?));
+                    }
+                    artifact = artifacts.next()?;
+                }
+                self.last = execution;
+                // An index is made for at most 50,000 rows, and no run adds four thousand million.
+                let number = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+                let older = self.newest.insert(key, number);
+                let (node, outputs) = (node..self.nodes.len(), first..self.outputs.len());
+                self.rows.push(LoadedRow { record, run, node, outputs, older });
             }
         }
-        self.keep(current);
-        Ok(())
-    }
-
-    fn keep(&mut self, read: Option<(i64, Digest, Hit)>) {
-        if let Some((execution, key, hit)) = read {
-            self.last = self.last.max(execution);
-            self.hits.entry(key).or_default().push(hit);
-        }
+        transaction.commit()
     }
 
     /// One copy of a text that many rows share.
@@ -158,26 +208,6 @@ impl Loaded {
         self.texts.insert(text.to_owned(), Arc::clone(&new));
         new
     }
-}
-
-/// Differs when the database has changed: by another connection (`data_version`) or by this one.
-fn state(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    let others = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-    let ours = i64::try_from(connection.total_changes()).unwrap_or(i64::MAX);
-    Ok((others, ours))
-}
-
-/// The output in the columns from `first` on; `None` if the execution has none.
-fn output<'a>(row: &'a Row<'_>, first: usize) -> rusqlite::Result<Option<(&'a str, ObjectRef)>> {
-    let rusqlite::types::ValueRef::Text(_) = row.get_ref(first)? else { return Ok(None) };
-    let port = row.get_ref(first)?.as_str()?;
-    let kind = match row.get_ref(first + 2)?.as_str()? {
-        "tree" => ObjectKind::Tree,
-        _ => ObjectKind::File,
-    };
-    let object =
-        ObjectRef { digest: digest(row, first + 1)?, kind, bytes: row.get(first + 3)?, files: row.get(first + 4)? };
-    Ok(Some((port, object)))
 }
 
 fn point_look_up(connection: &Connection, key: &Digest) -> rusqlite::Result<Vec<Hit>> {
@@ -197,11 +227,89 @@ fn point_look_up(connection: &Connection, key: &Digest) -> rusqlite::Result<Vec<
         };
         let mut outputs = artifacts.query([row.get::<_, i64>(0)?])?;
         while let Some(row) = outputs.next()? {
-            if let Some((port, object)) = output(row, 0)? {
-                hit.outputs.push((port.into(), object));
-            }
+            hit.outputs.push((row.get_ref(0)?.as_str()?.into(), object(row, 1)?));
         }
         hits.push(hit);
     }
     Ok(hits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Outcome, Record};
+    use crate::test_support::{Fixture, key, record};
+
+    fn nodes(index: &Index, text: &str) -> Vec<String> {
+        index.candidates(&key(text)).unwrap().iter().map(|hit| hit.node.to_string()).collect()
+    }
+
+    fn named(text: &str, node: &str, f: &Fixture) -> Record {
+        Record { node: node.into(), ..record(text, &[("b", f.object(node.as_bytes())), ("a", f.object(b"same"))]) }
+    }
+
+    #[test]
+    fn only_good_records_are_found_newest_first_with_their_outputs() {
+        let f = Fixture::new();
+        let failed = |outcome, node| Record { outcome, error: Some("no".into()), ..named("k", node, &f) };
+        let records = [
+            named("k", "first", &f),
+            failed(Outcome::Failed, "bad"),
+            named("other", "other", &f),
+            failed(Outcome::Stopped, "stopped"),
+            failed(Outcome::TimedOut, "late"),
+            named("k", "second", &f),
+            Record { outputs: Vec::new(), ..named("k", "third", &f) },
+        ];
+        let ids = f.store.commit(&records).unwrap();
+        let scan = f.store.index().unwrap();
+        let points = Index::new(Arc::clone(&f.store.database), 3).unwrap();
+        assert!(scan.loaded.is_some() && points.loaded.is_none());
+        for index in [&scan, &points] {
+            assert_eq!(nodes(index, "k"), ["third", "second", "first"]);
+            assert_eq!(nodes(index, "other"), ["other"]);
+            assert!(nodes(index, "none").is_empty());
+            assert_eq!(index.candidates(&key("k")).unwrap(), scan.candidates(&key("k")).unwrap());
+        }
+        let hit = &scan.candidates(&key("k")).unwrap()[1];
+        assert_eq!((hit.record, &*hit.run), (ids[5], "run-1"));
+        let outputs: Vec<_> = hit.outputs.iter().map(|(port, object)| (&**port, *object)).collect();
+        assert_eq!(outputs, [("a", records[5].outputs[1].object), ("b", records[5].outputs[0].object)]);
+        assert_eq!(f.store.records_by_key(&key("k")).unwrap().len(), 6);
+        assert_eq!(f.store.latest_by_node("bad").unwrap(), Some(ids[1]));
+        assert_eq!(f.store.find_record(&ids[0].to_string()[..12]).unwrap(), ids[0]);
+        assert_eq!(f.store.find_key(&key("k").short()).unwrap(), key("k"));
+        assert!(matches!(f.store.find_key(""), Err(crate::StoreError::Ambiguous { .. })));
+        assert!(matches!(f.store.find_record("zz"), Err(crate::StoreError::NotFound { .. })));
+        let recent = f.store.recent_key_inputs("first", "pretrain", 3).unwrap();
+        assert_eq!(recent.iter().map(|(row, _)| row.node.as_str()).collect::<Vec<_>>(), ["first", "third", "second"]);
+        assert_eq!(recent[0].1, records[0].key_inputs);
+    }
+
+    #[test]
+    fn what_this_process_commits_is_seen_at_once() {
+        let f = Fixture::new();
+        let index = f.store.index().unwrap();
+        assert!(nodes(&index, "a").is_empty());
+        f.store.commit(&[named("a", "one", &f)]).unwrap();
+        assert_eq!(nodes(&index, "a"), ["one"]);
+    }
+
+    #[test]
+    fn what_another_commits_is_seen_after_taking_the_lock() {
+        let f = Fixture::new();
+        let index = f.store.index().unwrap();
+        let other = f.again();
+        other.commit(&[named("a", "theirs", &f)]).unwrap();
+        assert!(nodes(&index, "a").is_empty());
+        let _lock = f.store.try_lock_key(&key("a"), "us").unwrap().unwrap();
+        assert_eq!(nodes(&index, "a"), ["theirs"]);
+        other.commit(&[named("b", "more", &f), named("a", "again", &f)]).unwrap();
+        f.store.commit(&[named("c", "ours", &f)]).unwrap();
+        assert_eq!(nodes(&index, "a"), ["theirs"], "answered from memory");
+        index.refresh().unwrap();
+        assert_eq!(nodes(&index, "a"), ["again", "theirs"]);
+        assert_eq!(nodes(&index, "b"), ["more"]);
+        assert_eq!(nodes(&index, "c"), ["ours"]);
+    }
 }

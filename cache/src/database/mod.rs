@@ -26,18 +26,23 @@
 mod index;
 mod migrate;
 mod open;
+mod plans;
 mod read;
 mod rebuild;
 mod runs;
 mod write;
 
 pub use index::{Hit, Index};
+pub use plans::PlanNode;
 pub use read::ExecutionRow;
+pub(crate) use read::object;
 pub use rebuild::Rebuilt;
-pub(crate) use runs::insert_run_nodes;
-pub use runs::{PlanNode, RunCounts, RunEnd, RunNode, RunRow};
+pub(crate) use rebuild::{build_database, rebuild_from_files};
+pub use runs::{RunCounts, RunEnd, RunNode, RunRow};
+pub(crate) use runs::{digest, insert_run_nodes};
 pub(crate) use write::JournalMark;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::Utf8PathBuf;
@@ -50,9 +55,20 @@ use crate::error::{Result, StoreError};
 pub(crate) struct Database {
     pub(crate) path: Utf8PathBuf,
     connection: Mutex<Connection>,
+    looks: AtomicU64,
 }
 
 impl Database {
+    fn new(path: Utf8PathBuf, connection: Connection) -> Self {
+        connection.set_prepared_statement_cache_capacity(64);
+        Self { path, connection: Mutex::new(connection), looks: AtomicU64::new(0) }
+    }
+
+    /// Makes indexes ask for what other processes have committed before they next say that a key is unknown.
+    pub(crate) fn look_again(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked with the lock left no transaction behind: dropping one rolls it back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,7 +95,9 @@ pub(crate) fn database_error(path: &Utf8PathBuf, source: rusqlite::Error) -> Sto
             StoreError::DatabaseBusy { path, seconds: open::BUSY.as_secs() }
         }
         Some(ErrorCode::DiskFull) => StoreError::OutOfSpace { action: "write", path },
-        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { action: "write", path },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly { action: "write", path },
+        // A write-ahead log needs two files beside the database; without leave to make them it cannot be opened.
+        Some(ErrorCode::CannotOpen) if path.is_file() => StoreError::ReadOnly { action: "open", path },
         _ => StoreError::Database { path, source },
     }
 }

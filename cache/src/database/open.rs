@@ -1,47 +1,84 @@
 //! Opening the database.
 
+use std::fs::File;
 use std::io;
-use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Database, database_error, migrate};
+use crate::crash_point;
 use crate::error::{IoContext as _, Result, StoreError};
 
 /// How long one waits for another process's transaction.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 impl Database {
-    /// Opens the database, making or updating it as needed.
-    pub(crate) fn open(path: &Utf8Path) -> Result<Self> {
+    /// Opens the database of a store, which must be there, and updates its schema. Also says whether it was empty.
+    pub(crate) fn open(path: &Utf8Path) -> Result<(Self, bool)> {
         let path = path.to_owned();
         if path.is_dir() {
             return Err(StoreError::DatabaseDamaged { path, reason: "it is a folder".to_owned() });
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let context = |e| database_error(&path, e);
         let mut connection = Connection::open_with_flags(&path, flags).map_err(context)?;
         connection.busy_timeout(BUSY).map_err(context)?;
         // Nothing is written before it is clear that the file is ours and of an age that we know.
         let version = check(&connection, &path)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        if version == 0 {
+            set_journal_mode(&connection, &path)?;
+        }
         if version < migrate::newest() {
-            let mode = if on_network(&path)? { "DELETE" } else { "WAL" };
-            connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())).map_err(context)?;
             migrate::migrate(&mut connection).map_err(context)?;
         }
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(context)?;
         let synchronous = if mode.eq_ignore_ascii_case("wal") { "NORMAL" } else { "FULL" };
         connection.pragma_update(None, "synchronous", synchronous).map_err(context)?;
-        Ok(Self { path, connection: Mutex::new(connection) })
+        Ok((Self::new(path, connection), version == 0))
+    }
+
+    /// Begins a database at a path where there is none. It is written without any care for crashes until
+    /// [`Database::complete`]: nobody may use it before.
+    pub(crate) fn begin(path: &Utf8Path) -> Result<Self> {
+        let path = path.to_owned();
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let begun = Connection::open_with_flags(&path, flags).and_then(|mut connection| {
+            connection.pragma_update_and_check(None, "journal_mode", "MEMORY", |_| Ok(()))?;
+            connection.pragma_update(None, "synchronous", "OFF")?;
+            migrate::migrate(&mut connection)?;
+            Ok(connection)
+        });
+        Ok(Self::new(path.clone(), begun.map_err(|e| database_error(&path, e))?))
+    }
+
+    /// Closes a database that was begun, syncs it and moves it to its place.
+    pub(crate) fn complete(self, place: &Utf8Path) -> Result<()> {
+        let Self { path, connection, .. } = self;
+        let connection = connection.into_inner().unwrap_or_else(PoisonError::into_inner);
+        set_journal_mode(&connection, &path)?;
+        connection.close().map_err(|(_, e)| database_error(&path, e))?;
+        File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
+        crash_point::reached("place new database")?;
+        std::fs::rename(&path, place).at("move into place", place)
+    }
+
+    /// A database in memory, for a store that has none and cannot be written to.
+    pub(crate) fn in_memory(path: &Utf8Path) -> Result<Self> {
+        let path = path.to_owned();
+        let mut connection = Connection::open_in_memory().map_err(|e| database_error(&path, e))?;
+        migrate::migrate(&mut connection).map_err(|e| database_error(&path, e))?;
+        Ok(Self::new(path, connection))
     }
 
     /// Opens a database that must not be changed.
     pub(crate) fn open_read_only(path: &Utf8Path) -> Result<Self> {
         let path = path.to_owned();
-        std::fs::metadata(&path).at("read", &path)?;
+        if path.is_dir() {
+            return Err(StoreError::DatabaseDamaged { path, reason: "it is a folder".to_owned() });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
             connection.busy_timeout(BUSY)?;
@@ -63,9 +100,14 @@ impl Database {
         if version < migrate::newest() {
             return Err(StoreError::ReadOnly { action: "bring up to date", path });
         }
-        connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { path, connection: Mutex::new(connection) })
+        Ok(Self::new(path, connection))
     }
+}
+
+/// Chooses between the write-ahead log and the rollback journal; the database file remembers it.
+fn set_journal_mode(connection: &Connection, path: &Utf8PathBuf) -> Result<()> {
+    let mode = if on_network(path)? { "DELETE" } else { "WAL" };
+    connection.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())).map_err(|e| database_error(path, e))
 }
 
 /// The version of a database of ours that this code can use.

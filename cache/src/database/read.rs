@@ -50,7 +50,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
     pub fn find_record(&self, prefix: &str) -> Result<RecordId> {
-        let ids = self.ids("substr(record, 1, length(?1)) = ?1 ORDER BY record LIMIT 6", prefix)?;
+        // Hexadecimal digits all come before `g`, so this is a range of the index.
+        let ids = self.ids("record >= ?1 AND record < ?1 || 'g' ORDER BY record LIMIT 6", prefix)?;
         match ids.as_slice() {
             [id] => Ok(*id),
             [] => Err(self.not_found("record", prefix)),
@@ -69,7 +70,7 @@ impl Store {
         let keys: Vec<Digest> = self.database.with(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT DISTINCT key FROM executions WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 LIMIT 6",
+                    "SELECT DISTINCT key FROM executions WHERE key >= ?1 AND key < ?1 || 'g' ORDER BY key LIMIT 6",
                 )?
                 .query_map([prefix], |row| digest(row, 0))?
                 .collect()

@@ -1,4 +1,4 @@
-//! Runs, their plans and what became of their nodes.
+//! Runs and what became of their nodes.
 //!
 //! What is known of a run is also kept in files (`runs/<run>/run.json`, `runs/<run>/nodes.jsonl`, `plans/`), from which
 //! the database can be rebuilt. The files are written first, and not synced: what a loss of power can take is the note
@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 
 use camino::Utf8PathBuf;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,8 +17,6 @@ use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{check_name, write_atomically};
 use crate::record::{RecordId, canonical};
 use crate::store::Store;
-
-const PLAN_DOMAIN: &str = "sepia 2026 plan listing v1";
 
 /// How many nodes of a run ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,15 +69,6 @@ pub struct RunEnd {
     pub counts: RunCounts,
 }
 
-/// A node of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanNode {
-    /// Its name.
-    pub node: String,
-    /// Its key, if it became known.
-    pub key: Option<Digest>,
-}
-
 /// What became of a node that was not simply taken from the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunNode {
@@ -100,39 +89,6 @@ pub struct RunNode {
 }
 
 impl Store {
-    /// Keeps a listing of nodes, once for all runs that have the same.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn save_plan(&self, nodes: &[PlanNode]) -> Result<Digest> {
-        self.writable("write", &self.layout.folder("plans"))?;
-        let listing = plan_listing(nodes);
-        let plan = Digest::derive(PLAN_DOMAIN, listing.as_bytes());
-        let known = self.database.with(|connection| {
-            connection.prepare_cached("SELECT 1 FROM plans WHERE plan = ?")?.exists([plan.to_string()])
-        })?;
-        if !known {
-            write_atomically(&self.layout.plan(&plan), listing.as_bytes())?;
-            self.database.with(|connection| insert_plan(connection, &plan, nodes.len(), &listing))?;
-        }
-        Ok(plan)
-    }
-
-    /// The nodes of a plan.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], and those of reading.
-    pub fn plan(&self, plan: &Digest) -> Result<Vec<PlanNode>> {
-        let text = plan.to_string();
-        let listing: Option<String> = self.database.with(|connection| {
-            connection
-                .prepare_cached("SELECT listing FROM plans WHERE plan = ?")?
-                .query_row([&text], |row| row.get(0))
-                .optional()
-        })?;
-        listing.and_then(|listing| parse_plan(&listing, plan)).ok_or_else(|| self.not_found("plan", &text))
-    }
-
     /// Writes down a run: that it began, or, with its end filled in, that it took place. Takes the place of an earlier row
     /// of the same run. Take its lock first ([`Store::lock_run`]).
     ///
@@ -141,7 +97,7 @@ impl Store {
     pub fn start_run(&self, row: &RunRow) -> Result<()> {
         let folder = self.run_dir(&row.run)?;
         self.writable("write", &folder)?;
-        fs_err::create_dir_all(&folder).at("make", &folder)?;
+        std::fs::create_dir_all(&folder).at("make", &folder)?;
         self.write_run_file(row)?;
         self.database.with(|connection| insert_run(connection, row))
     }
@@ -151,6 +107,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] for a run that was not started, and those of writing.
     pub fn finish_run(&self, run: &str, end: &RunEnd) -> Result<()> {
+        self.catch_up(run)?;
         let mut row = self.run_row(run)?.ok_or_else(|| self.not_found("run", run))?;
         row.plan = end.plan.or(row.plan);
         row.finished_at = Some(end.finished_at);
@@ -248,7 +205,7 @@ impl Store {
             self.writable("write", &path)?;
             let text: String = of_run.iter().map(|node| json(node) + "\n").collect();
             let folder = self.run_dir(&first.run)?;
-            fs_err::create_dir_all(&folder).at("make", &folder)?;
+            std::fs::create_dir_all(&folder).at("make", &folder)?;
             let mut file = OpenOptions::new().append(true).create(true).open(&path).at("write", &path)?;
             file.write_all(text.as_bytes()).at("write", &path)?;
         }
@@ -273,32 +230,6 @@ impl Store {
 fn json(value: &impl Serialize) -> String {
     // Structs of texts, numbers and JSON always serialise.
     canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
-}
-
-fn plan_listing(nodes: &[PlanNode]) -> String {
-    let pairs: Vec<(&str, String)> = nodes
-        .iter()
-        .map(|node| (node.node.as_str(), node.key.map_or_else(String::new, |key| key.to_string())))
-        .collect();
-    serde_json::to_string(&pairs).unwrap_or_default()
-}
-
-/// Reads a listing, if it is the one that `plan` names.
-pub(super) fn parse_plan(listing: &str, plan: &Digest) -> Option<Vec<PlanNode>> {
-    if Digest::derive(PLAN_DOMAIN, listing.as_bytes()) != *plan {
-        return None;
-    }
-    let pairs: Vec<(String, String)> = serde_json::from_str(listing).ok()?;
-    Some(pairs.into_iter().map(|(node, key)| PlanNode { node, key: key.parse().ok() }).collect())
-}
-
-pub(super) fn insert_plan(connection: &Connection, plan: &Digest, nodes: usize, listing: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("INSERT OR IGNORE INTO plans VALUES (?,?,?)")?.execute(params![
-        plan.to_string(),
-        nodes,
-        listing
-    ])?;
-    Ok(())
 }
 
 pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Result<()> {
@@ -359,7 +290,7 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
 }
 
 /// A digest from a column; an error, not a panic, if the text is none.
-pub(super) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(crate) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     let text = row.get_ref(column)?.as_str()?;
     text.parse()
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
@@ -370,5 +301,98 @@ pub(super) fn optional_digest(row: &Row<'_>, column: usize) -> rusqlite::Result<
     match row.get_ref(column)? {
         rusqlite::types::ValueRef::Null => Ok(None),
         _ => digest(row, column).map(Some),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::database::PlanNode;
+    use crate::test_support::{Fixture, key};
+
+    pub(crate) fn row(run: &str, started_at: i64) -> RunRow {
+        RunRow {
+            run: run.into(),
+            plan: None,
+            manifest: "m.toml".into(),
+            command: "sepia run m.toml".into(),
+            started_at,
+            finished_at: None,
+            outcome: None,
+            counts: RunCounts { nodes: 3, ..RunCounts::default() },
+            details: json!({"host": "h"}),
+        }
+    }
+
+    pub(crate) fn node(run: &str, node: &str, outcome: &str) -> RunNode {
+        RunNode {
+            run: run.into(),
+            node: node.into(),
+            key: Some(key(node)),
+            record: None,
+            outcome: outcome.into(),
+            because: Some("it is new".into()),
+            wall_seconds: Some(0.5),
+        }
+    }
+
+    #[test]
+    fn a_run_begins_and_ends() {
+        let f = Fixture::new();
+        let _alive = f.store.lock_run("r1").unwrap();
+        f.store.start_run(&row("r1", 5)).unwrap();
+        assert_eq!(f.again().find_run("latest").unwrap(), row("r1", 5));
+        let plan = f.store.save_plan(&[PlanNode { node: "a \"b\"".into(), key: None }]).unwrap();
+        let counts = RunCounts { nodes: 3, cached: 1, done: 1, failed: 1, skipped: 0 };
+        let end = RunEnd { plan: Some(plan), finished_at: 9, outcome: "failed".into(), counts };
+        f.store.finish_run("r1", &end).unwrap();
+        let found = f.store.find_run("r1").unwrap();
+        assert_eq!((found.finished_at, found.outcome.as_deref(), found.counts), (Some(9), Some("failed"), counts));
+        assert_eq!(f.store.plan(&found.plan.unwrap()).unwrap(), [PlanNode { node: "a \"b\"".into(), key: None }]);
+        assert!(matches!(f.store.finish_run("r2", &end), Err(StoreError::NotFound { what: "run", .. })));
+    }
+
+    #[test]
+    fn a_run_is_found_by_what_people_type() {
+        let f = Fixture::new();
+        assert!(matches!(f.store.find_run("latest"), Err(StoreError::NotFound { .. })));
+        for (run, at) in [("a1", 3), ("a12", 1), ("b%", 2)] {
+            let name = run.replace('%', "x");
+            f.store.start_run(&row(&name, at)).unwrap();
+        }
+        let find = |text: &str| f.store.find_run(text).map(|row| row.run);
+        assert_eq!(find("latest").unwrap(), "a1");
+        assert_eq!(find("a1").unwrap(), "a1", "an id that is also a prefix");
+        assert_eq!(find("a12").unwrap(), "a12");
+        assert_eq!(find("b").unwrap(), "bx");
+        let error = find("a").unwrap_err();
+        assert_eq!(error.to_string(), "`a` could be any of a1, a12; write more of it");
+        for text in ["c", "b%", "_1", "'; DROP TABLE runs; --"] {
+            assert!(matches!(find(text), Err(StoreError::NotFound { .. })), "{text}");
+        }
+        let order: Vec<_> = f.store.list_runs().unwrap().into_iter().map(|row| row.run).collect();
+        assert_eq!(order, ["a1", "bx", "a12"]);
+    }
+
+    #[test]
+    fn nodes_of_a_run_are_kept_and_the_last_word_counts() {
+        let f = Fixture::new();
+        f.store.add_run_nodes(&[node("r", "b", "failed"), node("r", "a", "done"), node("s", "a", "done")]).unwrap();
+        f.store.add_run_nodes(&[node("r", "b", "done")]).unwrap();
+        assert_eq!(f.store.run_nodes("r").unwrap(), [node("r", "a", "done"), node("r", "b", "done")]);
+        assert!(f.store.run_nodes("t").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_whose_process_is_gone_has_died() {
+        let f = Fixture::new();
+        f.store.start_run(&row("gone", 1)).unwrap();
+        let _alive = f.store.lock_run("alive").unwrap();
+        f.store.start_run(&row("alive", 2)).unwrap();
+        let store = f.again();
+        assert_eq!(store.find_run("gone").unwrap().outcome.as_deref(), Some("died"));
+        assert_eq!(store.find_run("alive").unwrap().outcome, None);
     }
 }

@@ -9,10 +9,11 @@ use crate::crash_point;
 use crate::error::Result;
 use crate::record::{Metrics, Record, RecordId, Series, canonical};
 
-/// How much of a run's journal is in the database once a transaction is done.
+/// The part of a run's journal that a transaction brings into the database.
 pub(crate) struct JournalMark {
     pub(crate) run: String,
-    pub(crate) bytes: u64,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 impl Database {
@@ -30,12 +31,13 @@ impl Database {
                 insert_record(&transaction, id, record)?;
             }
             for mark in marks {
+                // A gap before `from` (an earlier transaction failed) stays known as one, to be read later.
                 transaction
                     .prepare_cached(
-                        "INSERT INTO journals VALUES (?1, ?2) \
-                         ON CONFLICT DO UPDATE SET bytes = max(bytes, excluded.bytes)",
+                        "INSERT INTO journals SELECT ?1, ?3 WHERE ?2 = 0 OR EXISTS (SELECT 1 FROM journals WHERE run = ?1) \
+                         ON CONFLICT DO UPDATE SET bytes = max(bytes, excluded.bytes) WHERE bytes >= ?2",
                     )?
-                    .execute(params![mark.run, mark.bytes])?;
+                    .execute(params![mark.run, mark.from, mark.to])?;
             }
             more(&transaction)?;
             // A crash before the commit is as good as a rollback, which dropping the transaction is.

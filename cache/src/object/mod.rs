@@ -58,7 +58,7 @@ use serde::{Deserialize, Serialize};
 pub use damage::{Damage, DamageKind};
 pub use hash::{HashedOutput, hash_output};
 pub use listing::{ListedFile, Listing};
-pub(crate) use place::unused;
+pub(crate) use place::{remove, unused};
 pub(crate) use sync::Pending;
 
 use crate::digest::Digest;

@@ -27,7 +27,7 @@ pub(super) fn place(from: &Utf8Path, to: &Utf8Path) -> Result<Placed> {
     match rename_new(from, to) {
         Err(Errno::NOENT) => {
             let folder = to.parent().unwrap_or(to);
-            fs_err::create_dir_all(folder).at("make", folder)?;
+            std::fs::create_dir_all(folder).at("make", folder)?;
             finish(rename_new(from, to), from, to)
         }
         other => finish(other, from, to),
@@ -88,10 +88,10 @@ pub(super) fn copy_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
         return copy_file_synced(from, to);
     }
     let walked = walk(from)?;
-    fs_err::create_dir(to).at("make", to)?;
+    std::fs::create_dir(to).at("make", to)?;
     for folder in &walked.folders {
         let path = to.join(folder);
-        fs_err::create_dir(&path).at("make", &path)?;
+        std::fs::create_dir(&path).at("make", &path)?;
     }
     for file in &walked.files {
         copy_file_synced(&from.join(file), &to.join(file))?;
@@ -107,7 +107,7 @@ fn copy_file_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
 }
 
 /// Removes a file or a folder with everything in it; that there is none is fine.
-pub(super) fn remove(path: &Utf8Path) -> Result<()> {
+pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

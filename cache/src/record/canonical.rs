@@ -49,28 +49,12 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use crate::test_support::any_json;
+
     #[test]
     fn keys_are_sorted_at_every_depth() {
         let value = json!({"b": [1, 1.0, {"z": null, "a": "\"\u{1}é"}], "a": true, "": -0.5});
         assert_eq!(to_string(&value), r#"{"":-0.5,"a":true,"b":[1,1.0,{"a":"\"\u0001é","z":null}]}"#);
-    }
-
-    pub(crate) fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            ".{0,8}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 32, 6, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::btree_map(".{0,4}", inner, 0..6)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
     }
 
     proptest! {

@@ -34,8 +34,8 @@ pub(crate) fn line(id: &RecordId, canonical: &str) -> String {
     format!("{{\"id\":\"{id}\",\"record\":{canonical}}}\n")
 }
 
-/// Appends whole lines to a run's journal and syncs it. Returns the journal's length.
-pub(crate) fn append(store: &Store, run: &str, lines: &str) -> Result<u64> {
+/// Appends whole lines to a run's journal and syncs it. Returns where they begin and where they end.
+pub(crate) fn append(store: &Store, run: &str, lines: &str) -> Result<(u64, u64)> {
     let path = store.layout.records(run);
     let is_new = !path.exists();
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).at("write", &path)?;
@@ -60,7 +60,7 @@ pub(crate) fn append(store: &Store, run: &str, lines: &str) -> Result<u64> {
         File::open(&folder).and_then(|folder| folder.sync_all()).at("sync", &folder)?;
     }
     crash_point::reached("records synced")?;
-    Ok(length + text.len() as u64)
+    Ok((length, length + text.len() as u64))
 }
 
 /// A crash point in the middle of a write: half of the text gets into the file.

@@ -202,3 +202,99 @@ impl Record {
         StoreError::BadRecord { node: self.node.clone(), why: why.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_support::{Fixture, any_record, record};
+
+    #[test]
+    fn an_id_never_changes() {
+        // Ids are names in other people's stores: should this fail, the canonical form has changed, and RECORD_SCHEMA and
+        // DOMAIN have to change with it.
+        let record = record("x", &[]);
+        assert_eq!(
+            record.id().unwrap().to_string(),
+            "2217afca69548f74a9f36aef64556de96960b8313fed038bcfb3633a515d1e74"
+        );
+    }
+
+    #[test]
+    fn order_does_not_matter_and_content_does() {
+        let one = record("x", &[]);
+        let mut other = one.clone();
+        other.inputs.reverse();
+        assert_eq!(one.id().unwrap(), other.id().unwrap());
+        other.seed = 1;
+        assert_ne!(one.id().unwrap(), other.id().unwrap());
+    }
+
+    #[test]
+    fn the_last_value_of_a_step_counts() {
+        let mut metrics = Metrics::default();
+        metrics.push("loss", Some(2), 1.0);
+        metrics.push("loss", Some(1), 2.0);
+        metrics.push("loss", Some(2), 3.0);
+        metrics.push("loss", None, 4.0);
+        metrics.normalise();
+        let points: Vec<_> = metrics.get("loss").unwrap().points().collect();
+        assert_eq!(points, [(None, 4.0), (Some(1), 2.0), (Some(2), 3.0)]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_with_the_node() {
+        type Spoil = fn(&mut Record);
+        let spoils: [Spoil; 6] = [
+            |r| r.wall_seconds = f64::NAN,
+            |r| r.cpu_seconds = f64::INFINITY,
+            |r| r.peak_memory_bytes = u64::MAX,
+            |r| r.metrics.push("loss", Some(u64::MAX), 1.0),
+            |r| r.outputs.push(r.outputs[0].clone()),
+            |r| r.inputs.push(r.inputs[0].clone()),
+        ];
+        let fixture = Fixture::new();
+        let good = record("x", &[("model", fixture.object(b"x"))]);
+        for spoil in spoils {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            let error = fixture.store.commit(&[good.clone(), bad]).unwrap_err();
+            assert!(matches!(error, StoreError::BadRecord { ref node, .. } if node == "node-x"), "{error}");
+        }
+        // Nothing of the good one was written either.
+        assert!(fixture.store.executions().unwrap().is_empty());
+        assert!(!fixture.store.layout.records("run-1").exists());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn equal_records_have_equal_ids_whatever_the_order(record in any_record(), seed: u64) {
+            let mut other = record.clone();
+            other.outputs.reverse();
+            other.inputs.rotate_left(usize::from(!record.inputs.is_empty()));
+            // Maps are built in another order, as they would be with insertion-ordered maps.
+            other.params = record.params.iter().rev().map(|(name, value)| (name.clone(), value.clone())).collect();
+            prop_assert_eq!(record.id().unwrap(), other.id().unwrap());
+            let mut different = record.clone();
+            different.seed = seed;
+            prop_assert_eq!(record.id().unwrap() == different.id().unwrap(), record.seed == seed);
+        }
+
+        #[test]
+        fn json_and_the_database_give_the_same_record_back(records in prop::collection::vec(any_record(), 1..4)) {
+            let fixture = Fixture::new();
+            let ids = fixture.store.commit(&records).unwrap();
+            for (id, record) in ids.iter().zip(&records) {
+                let read: Record = serde_json::from_str(&record.canonical().unwrap()).unwrap();
+                prop_assert_eq!(&read.id().unwrap(), id);
+                prop_assert_eq!(&read, &record.normalised().unwrap());
+                let stored = fixture.store.record(id).unwrap().unwrap();
+                prop_assert_eq!(&stored.id().unwrap(), id);
+                prop_assert_eq!(&stored, &read);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What the store costs: `cargo bench -p sepia-cache [-- WORD]`. In a temporary folder (`TMPDIR`).
+//!
+//! Printed are the median of the wall time, its range, and the median of the processor time of the measuring thread, which
+//! is what a busy machine leaves comparable. Work that is shared between threads shows less processor time than it takes.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot do its work has nothing to say")]
+
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use sepia_cache::{
+    Digest, GcPolicy, Metrics, OpenMode, Outcome, PlanNode, RECORD_SCHEMA, Record, RecordOutput, RunCounts, RunRow,
+    Store, hash_output,
+};
+use serde_json::json;
+
+const NODES: usize = 5_000;
+
+fn main() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+    let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    type Part = (&'static str, fn(&Utf8Path));
+    let parts: [Part; 7] = [
+        ("opening", opening),
+        ("look_up", look_up),
+        ("large_file", large_file),
+        ("many_files", many_files),
+        ("tiny_outputs", tiny_outputs),
+        ("input_files", input_files),
+        ("metrics", metrics),
+    ];
+    for (name, part) in parts {
+        if only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+            part(&root);
+        }
+    }
+}
+
+/// Wall time and processor time of this thread.
+type Cost = (Duration, Duration);
+
+fn report(what: &str, costs: Vec<Cost>) {
+    let sorted = |of: fn(&Cost) -> Duration| {
+        let mut times: Vec<f64> = costs.iter().map(|cost| of(cost).as_secs_f64() * 1e3).collect();
+        times.sort_unstable_by(f64::total_cmp);
+        times
+    };
+    let (wall, cpu) = (sorted(|cost| cost.0), sorted(|cost| cost.1));
+    let middle = costs.len() / 2;
+    println!(
+        "{what:<58} {:>9.3} ms  ({:.3} to {:.3}, n={})  cpu {:.3}",
+        wall[middle],
+        wall[0],
+        wall[wall.len() - 1],
+        costs.len(),
+        cpu[middle],
+    );
+}
+
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap()
+}
+
+fn time<T>(work: impl FnOnce() -> T) -> (Cost, T) {
+    let (start, before) = (Instant::now(), cpu());
+    let result = work();
+    ((start.elapsed(), cpu() - before), result)
+}
+
+fn rounds(what: &str, n: usize, mut work: impl FnMut()) {
+    report(what, (0..n).map(|_| time(&mut work).0).collect());
+}
+
+fn open(root: &Utf8Path) -> Store {
+    Store::open(root, OpenMode::Create).unwrap()
+}
+
+fn key(i: usize) -> Digest {
+    Digest::of_bytes(&i.to_le_bytes())
+}
+
+fn record(store: &Store, root: &Utf8Path, i: usize) -> Record {
+    let path = root.join(format!("output-{i}"));
+    std::fs::write(&path, format!("output {i}")).unwrap();
+    let object = store.insert(&path, &hash_output(&path).unwrap()).unwrap();
+    Record {
+        schema: RECORD_SCHEMA,
+        key: key(i),
+        key_inputs: json!({"kind": "command", "version": 1, "seed": 0, "params": {"argv": ["sh", "-c", ":"]},
+            "inputs": {"data": [key(i + 1)]}, "device": "cpu", "dtype": "f32"}),
+        kind: "command".into(),
+        stage_version: 1,
+        node: format!("node-{i}"),
+        run: format!("run-{}", i / 1000),
+        outcome: Outcome::Done,
+        error: None,
+        started_at: 1_700_000_000_000 + i64::try_from(i).unwrap(),
+        wall_seconds: 0.001,
+        cpu_seconds: 0.001,
+        peak_memory_bytes: 1 << 20,
+        seed: 0,
+        params: json!({"argv": ["sh", "-c", ":"]}).as_object().unwrap().clone(),
+        inputs: Vec::new(),
+        outputs: vec![RecordOutput { port: "out".into(), object }],
+        metrics: Metrics::default(),
+        provenance: json!({"host": "host", "sepia": "0.1.0", "git": {"commit": "0123456789", "dirty": false}}),
+    }
+}
+
+fn opening(root: &Utf8Path) {
+    let mut n = 0;
+    rounds("make a store", 9, || {
+        n += 1;
+        open(&root.join(format!("new-{n}")));
+    });
+    rounds("open and close an empty store", 21, || drop(open(&root.join("new-1"))));
+}
+
+fn look_up(root: &Utf8Path) {
+    let path = root.join("many");
+    let store = open(&path);
+    let (made, records) = time(|| (0..NODES).map(|i| record(&store, root, i)).collect::<Vec<_>>());
+    report("write, hash and insert 5,000 outputs", vec![made]);
+    report("commit 5,000 records in one batch (with the sync)", vec![time(|| store.commit(&records).unwrap()).0]);
+    drop(store);
+    rounds("open and close with 5,000 records", 21, || drop(open(&path)));
+    let store = open(&path);
+    rounds("index of 5,000 records", 21, || drop(store.index().unwrap()));
+    let index = store.index().unwrap();
+    rounds("look up 5,000 keys", 21, || {
+        for i in 0..NODES {
+            assert_eq!(index.candidates(&key(i)).unwrap().len(), 1);
+        }
+    });
+    rounds("look up 5,000 unknown keys", 21, || {
+        for i in 0..NODES {
+            assert!(index.candidates(&key(i + NODES)).unwrap().is_empty());
+        }
+    });
+    let objects: Vec<_> = (0..NODES).map(|i| index.candidates(&key(i)).unwrap()[0].outputs[0].1).collect();
+    rounds("see that 5,000 objects are there", 21, || assert!(objects.iter().all(|object| store.present(object))));
+    rounds("the same, on all threads", 21, || assert!(store.present_all(&objects).into_iter().all(|there| there)));
+    let nodes: Vec<_> = (0..NODES).map(|i| PlanNode { node: format!("node-{i}"), key: Some(key(i)) }).collect();
+    let mut n = 0;
+    rounds("write down a run of 5,000 cached nodes", 21, || {
+        n += 1;
+        let plan = store.save_plan(&nodes).unwrap();
+        let row = RunRow {
+            run: format!("noop-{n}"),
+            plan: Some(plan),
+            manifest: "sepia.toml".into(),
+            command: "sepia run".into(),
+            started_at: n,
+            finished_at: Some(n),
+            outcome: Some("done".into()),
+            counts: RunCounts { nodes: 5000, cached: 5000, ..RunCounts::default() },
+            details: json!({}),
+        };
+        store.start_run(&row).unwrap();
+    });
+    rounds("lock and release a run", 21, || drop(store.lock_run("r").unwrap()));
+    rounds("lock and release a key", 21, || drop(store.try_lock_key(&key(0), "x").unwrap()));
+    rounds("everything of a run with nothing to do", 21, || {
+        let store = open(&path);
+        let lock = store.lock_run("noop").unwrap();
+        let index = store.index().unwrap();
+        let objects: Vec<_> = (0..NODES).map(|i| index.candidates(&key(i)).unwrap()[0].outputs[0].1).collect();
+        assert!(store.present_all(&objects).into_iter().all(|there| there));
+        let plan = store.save_plan(&nodes).unwrap();
+        let row = RunRow { run: "noop".into(), plan: Some(plan), ..store.find_run("latest").unwrap() };
+        store.start_run(&row).unwrap();
+        drop(lock);
+    });
+    rounds("verify 5,000 small objects", 5, || assert!(store.verify_all(|_| ()).unwrap().is_sound()));
+    rounds("gc that keeps all (dry run)", 5, || drop(store.gc(&GcPolicy::default(), true).unwrap()));
+    drop(store);
+    rounds("rebuild the database from 5,000 records", 3, || {
+        assert_eq!(Store::rebuild_database(&path).unwrap().records, NODES);
+    });
+}
+
+fn large_file(root: &Utf8Path) {
+    let store = open(&root.join("large"));
+    let path = root.join("1gib");
+    let block = vec![7u8; 1 << 20];
+    let (mut hashes, mut commits) = (Vec::new(), Vec::new());
+    for round in 0..3u8 {
+        let mut file = std::fs::File::create(&path).unwrap();
+        std::io::Write::write_all(&mut file, &[round]).unwrap();
+        for _ in 0..1024 {
+            std::io::Write::write_all(&mut file, &block).unwrap();
+        }
+        // What a stage wrote some time ago is on the disk by then.
+        file.sync_all().unwrap();
+        drop(file);
+        let (hash, output) = time(|| hash_output(&path).unwrap());
+        hashes.push(hash);
+        let insert = time(|| {
+            store.insert(&path, &output).unwrap();
+            store.sync_pending().unwrap();
+        });
+        commits.push((hash.0 + insert.0.0, hash.1 + insert.0.1));
+    }
+    report("hash 1 GiB", hashes);
+    report("hash, insert and sync 1 GiB (already on the disk)", commits);
+}
+
+fn many_files(root: &Utf8Path) {
+    let store = open(&root.join("files"));
+    let (mut hashes, mut inserts, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..3 {
+        let path = root.join("tree");
+        std::fs::create_dir(&path).unwrap();
+        for i in 0..10_000 {
+            std::fs::write(path.join(i.to_string()), format!("{round} {i}").repeat(100)).unwrap();
+        }
+        let (hash, output) = time(|| hash_output(&path).unwrap());
+        let (insert, _) = time(|| store.insert(&path, &output).unwrap());
+        hashes.push(hash);
+        inserts.push(insert);
+        syncs.push(time(|| store.sync_pending().unwrap()).0);
+    }
+    report("hash a tree of 10,000 files of 1 KiB", hashes);
+    report("insert it", inserts);
+    report("sync it (the writing itself)", syncs);
+}
+
+fn tiny_outputs(root: &Utf8Path) {
+    let store = open(&root.join("tiny"));
+    for batch in [1, 10, 100] {
+        let times = (0..300 / batch)
+            .map(|round| {
+                let records: Vec<_> =
+                    (0..batch).map(|i| record(&store, root, 100_000 * batch + round * batch + i)).collect();
+                time(|| store.commit(&records).unwrap()).0
+            })
+            .collect();
+        report(&format!("sync and commit {batch} tiny results"), times);
+    }
+}
+
+fn input_files(root: &Utf8Path) {
+    let store = open(&root.join("inputs"));
+    let paths: Vec<_> = (0..NODES).map(|i| root.join(format!("input-{i}"))).collect();
+    for path in &paths {
+        std::fs::write(path, path.as_str()).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(2100));
+    let digests = store.file_digests();
+    let all = |digests: &sepia_cache::FileDigests| {
+        for path in &paths {
+            digests.digest(path).unwrap();
+        }
+    };
+    report("hash 5,000 input files for the first time", vec![time(|| all(&digests)).0]);
+    report("remember them", vec![time(|| digests.save().unwrap()).0]);
+    rounds("5,000 unchanged input files, with reading the memory", 21, || all(&store.file_digests()));
+}
+
+fn metrics(root: &Utf8Path) {
+    let path = root.join("metrics");
+    let store = open(&path);
+    let records: Vec<_> = (0..100)
+        .map(|i| {
+            let mut record = record(&store, root, 1_000_000 + i);
+            for step in 0..1_000u64 {
+                for name in ["loss", "lr", "grad_norm", "tokens", "a", "b", "c", "d", "e", "f"] {
+                    record.metrics.push(name, Some(step), (step as f64).sqrt() + i as f64);
+                }
+            }
+            record
+        })
+        .collect();
+    report("commit 100 records with 1,000,000 metric rows", vec![time(|| store.commit(&records).unwrap()).0]);
+    let id = records[0].id().unwrap();
+    rounds("read one record with its 10,000 points", 5, || drop(store.record(&id).unwrap()));
+    drop(store);
+    let bytes = std::fs::metadata(path.join("results.db")).unwrap().len();
+    println!("{:<64} {:>10.1} MB", "database with 1,000,000 metric rows", bytes as f64 / 1e6);
+}
