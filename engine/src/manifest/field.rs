@@ -69,15 +69,22 @@ fn other_spelling(found: &str, expected: &str) -> Option<String> {
     None
 }
 
+/// Names that are searched for one that was meant: a manifest can have 10,000, and as many errors.
+const MAX_NAMES: usize = 200;
+
+/// Names that a message lists.
+const MAX_SHOWN: usize = 20;
+
 /// Adds "did you mean", or the whole list where nothing is near.
 pub(super) fn unknown(diagnostic: Diagnostic, name: &str, known: &[impl AsRef<str>], intro: &str) -> Diagnostic {
-    let names: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    let names: Vec<&str> = known.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
     match nearest(name, names.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
         None if names.is_empty() => diagnostic,
         None => {
-            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-            diagnostic.help(format!("{intro}: {}", names.join(", ")))
+            let shown: Vec<String> = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`")).collect();
+            let more = if known.len() > shown.len() { ", ..." } else { "" };
+            diagnostic.help(format!("{intro}: {}{more}", shown.join(", ")))
         }
     }
 }

@@ -3,19 +3,30 @@
 //! This phase knows the reserved keys of a manifest and of a stage table. What is left in a stage table are parameters
 //! and knobs, which only the registry can judge: that is the next phase, [`plan`](crate::plan).
 
+mod defaults;
+mod extends;
 mod field;
+mod load;
+mod merge;
+mod overrides;
+mod params;
+mod profile;
 mod read;
 mod stage;
+mod sweep;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
 pub use field::value_diagnostic;
+pub use load::{Load, Loader};
 pub use stage::RESERVED;
+pub use sweep::MAX_NODES;
 
-use crate::diagnostic::{Diagnostic, Sources};
-use crate::value::{Key, Span, Table, parse_toml};
+use std::sync::Arc;
+
+use crate::value::{Key, Span, Table};
 
 /// The manifest format that this version reads and writes.
 pub const FORMAT: i64 = 1;
@@ -31,26 +42,8 @@ pub struct Manifest {
     pub device: Option<Word>,
     /// Dtype of every stage that gives none.
     pub dtype: Option<Word>,
-    /// The stages in the order of the text.
+    /// The stages in the order of the text, sweeps expanded.
     pub stages: Vec<StageDecl>,
-}
-
-impl Manifest {
-    /// Reads one text, which gets a place in `sources` under `name`. Warnings come with the manifest.
-    ///
-    /// # Errors
-    /// Everything that is wrong with the text, codes `manifest::...`.
-    pub fn parse(sources: &mut Sources, name: &str, text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let source = sources.add(name, text);
-        let table = parse_toml(source, text)?;
-        let whole = Span { source, start: 0, end: u32::try_from(text.len()).unwrap_or(u32::MAX) };
-        let mut found = Vec::new();
-        let manifest = read::manifest(table, stem(name), whole, &mut found);
-        match manifest {
-            Some(manifest) if !found.iter().any(Diagnostic::is_error) => Ok((manifest, found)),
-            _ => Err(found),
-        }
-    }
 }
 
 /// `quickstart` of `manifests/quickstart.toml`.
@@ -71,10 +64,23 @@ pub struct Word {
     pub span: Span,
 }
 
-/// One `[stages.NAME]` table.
+impl Word {
+    /// For a reference of [`InputDecl::from`]: the node, and the output port where one is named. The labels of a cell
+    /// may have dots in them: `train[lr=0.003].model` is the port `model` of `train[lr=0.003]`.
+    #[must_use]
+    pub fn reference(&self) -> (&str, Option<&str>) {
+        let labels = self.text.rfind(']').map_or(0, |end| end + 1);
+        match self.text[labels..].find('.') {
+            Some(dot) => (&self.text[..labels + dot], Some(&self.text[labels + dot + 1..])),
+            None => (&self.text, None),
+        }
+    }
+}
+
+/// One `[stages.NAME]` table, or one cell of it where it is swept.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StageDecl {
-    /// Its name.
+    /// Its name; that of a cell has its labels: `train[galore,lr=0.003]`.
     pub name: Key,
     /// Its kind.
     pub kind: Word,
@@ -102,6 +108,10 @@ pub struct StageDecl {
     pub rest: Table,
     /// The whole table's place.
     pub span: Span,
+    /// The stage that this is a cell of; its own name where it is not swept.
+    pub origin: Arc<str>,
+    /// For a cell of a sweep: each axis with this cell's label on it, inherited axes first.
+    pub cell: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl StageDecl {

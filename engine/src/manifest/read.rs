@@ -1,22 +1,16 @@
 //! The top level of a manifest.
 
+use super::sweep::{self, Sweep};
 use super::{FORMAT, Manifest, StageDecl, field, stage};
 use crate::diagnostic::Diagnostic;
 use crate::value::{Key, Span, Table, Value, ValueKind};
 
 /// The keys of the top level.
-const KNOWN: [&str; 6] = ["sepia", "name", "seed", "device", "dtype", "stages"];
+const KNOWN: [&str; 10] =
+    ["sepia", "extends", "name", "seed", "device", "dtype", "params", "defaults", "profile", "stages"];
 
 /// Reads the top-level table; errors and warnings go into `found`. `None` where nothing can be made of it.
 pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Diagnostic>) -> Option<Manifest> {
-    // The rest of a newer format would only give errors that mislead.
-    if let Some((key, value)) = table.entry("sepia") {
-        let before = found.len();
-        format(key, value, found);
-        if found.len() > before {
-            return None;
-        }
-    }
     if table.entries.is_empty() {
         let error = Diagnostic::error("manifest::empty", "the manifest is empty").label(Span { end: 0, ..whole }, "");
         found.push(error.help("`sepia new NAME` writes a manifest to start from"));
@@ -37,7 +31,7 @@ pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Di
             "dtype" => manifest.dtype = stage::dtype(&key, &value, found),
             "stages" => {
                 has_stages = true;
-                manifest.stages = stages(&key, value, found);
+                manifest.stages = sweep::expand(stages(&key, value, found), found);
             }
             _ => found.push(unknown(&key)),
         }
@@ -50,10 +44,12 @@ pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Di
     Some(manifest)
 }
 
-fn format(key: &Key, value: &Value, found: &mut Vec<Diagnostic>) {
-    let Some(format) = field::decode::<i64>(key, value, found) else { return };
+/// Whether the table is of a format that can be read; says what is wrong where it is not.
+pub(super) fn format(table: &Table, found: &mut Vec<Diagnostic>) -> bool {
+    let Some((key, value)) = table.entry("sepia") else { return true };
+    let Some(format) = field::decode::<i64>(key, value, found) else { return false };
     let message = match format {
-        FORMAT => return,
+        FORMAT => return true,
         newer if newer > FORMAT => {
             format!("this manifest is written in format {newer}, and this version of sepia reads format {FORMAT}")
         }
@@ -61,6 +57,7 @@ fn format(key: &Key, value: &Value, found: &mut Vec<Diagnostic>) {
     };
     let help = if format > FORMAT { "install a newer sepia".to_owned() } else { format!("write sepia = {FORMAT}") };
     found.push(Diagnostic::error("manifest::format", message).label(value.span, "").help(help));
+    false
 }
 
 fn name(key: &Key, value: &Value, found: &mut Vec<Diagnostic>) -> Option<String> {
@@ -74,7 +71,7 @@ fn name(key: &Key, value: &Value, found: &mut Vec<Diagnostic>) -> Option<String>
     None
 }
 
-fn stages(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Vec<StageDecl> {
+fn stages(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Vec<(StageDecl, Sweep)> {
     let ValueKind::Table(table) = value.kind else {
         field::table(key, &value, found);
         return Vec::new();
@@ -83,7 +80,8 @@ fn stages(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Vec<StageDecl
         let error = Diagnostic::error("manifest::no-stages", "the manifest has no stages").label(value.span, "");
         found.push(error.help("add one: [stages.NAME] with kind = \"...\"; `sepia stages` lists the kinds"));
     }
-    table.entries.into_iter().filter_map(|(name, value)| stage::stage(name, value, found)).collect()
+    let names: Vec<String> = table.entries.iter().map(|(key, _)| key.name.clone()).collect();
+    table.entries.into_iter().filter_map(|(name, value)| stage::stage(name, value, &names, found)).collect()
 }
 
 fn unknown(key: &Key) -> Diagnostic {

@@ -1,7 +1,8 @@
 //! One `[stages.NAME]` table: the reserved keys are read here, everything else is left for the stage's kind.
 
+use super::sweep::Sweep;
 use super::{InputDecl, Resources, StageDecl, Word, field, units};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::value::{Key, Table, Value, ValueKind};
 
 /// The keys of a stage table that have the same meaning for every kind; all others are parameters and knobs.
@@ -25,31 +26,53 @@ pub const RESERVED: [&str; 14] = [
 /// Longest name of a stage or manifest, in bytes.
 pub(super) const MAX_NAME: usize = 100;
 
-/// Reads a stage table; `None` where its kind is not known, which is reported.
-pub(super) fn stage(name: Key, value: Value, found: &mut Vec<Diagnostic>) -> Option<StageDecl> {
+/// More stages than this are not searched for a similar name: that is for manifests that a person writes.
+const MAX_SIMILAR: usize = 200;
+
+/// Reads a stage table; `None` where its kind is not known, which is reported. `names` are those of all stages.
+pub(super) fn stage(
+    name: Key,
+    value: Value,
+    names: &[String],
+    found: &mut Vec<Diagnostic>,
+) -> Option<(StageDecl, Sweep)> {
     check_name(&name, found);
     let span = value.span;
     let ValueKind::Table(table) = value.kind else {
-        field::table(&name, &value, found);
+        let path = Key { name: format!("stages.{}", name.name), span: name.span };
+        field::table(&path, &value, found);
         return None;
     };
     let mut stage = StageDecl { span, ..StageDecl::default() };
+    let mut sweep = Sweep::default();
     let mut has_kind = false;
     for (key, value) in table.entries {
-        has_kind |= key.name == "kind";
-        reserved(&mut stage, key, value, found);
+        match key.name.as_str() {
+            "matrix" => sweep.matrix = Some((key, value)),
+            "include" => sweep.include = Some((key, value)),
+            "exclude" => sweep.exclude = Some((key, value)),
+            _ => {
+                has_kind |= key.name == "kind";
+                entry(&mut stage, key, value, found);
+            }
+        }
     }
     if !has_kind {
         let message = format!("the stage `{}` does not say its kind", name.name);
-        let error = Diagnostic::error("manifest::missing-kind", message).label(name.span, "");
-        found.push(error.help("add kind = \"...\"; `sepia stages` lists the kinds"));
+        let error = Diagnostic::error("manifest::missing-kind", message)
+            .label(name.span, "")
+            .help("add kind = \"...\"; `sepia stages` lists the kinds");
+        // Often the misspelt name of another stage, in a profile or on the command line.
+        let others = names.iter().map(String::as_str).filter(|other| *other != name.name);
+        let near = if names.len() <= MAX_SIMILAR { nearest(&name.name, others) } else { None };
+        found.push(error.help_maybe(near.map(|near| format!("or did you mean the stage `{near}`?"))));
     }
     stage.name = name;
-    has_kind.then_some(stage)
+    has_kind.then_some((stage, sweep))
 }
 
 /// Puts one entry of a stage table where it belongs.
-fn reserved(stage: &mut StageDecl, key: Key, value: Value, found: &mut Vec<Diagnostic>) {
+pub(super) fn entry(stage: &mut StageDecl, key: Key, value: Value, found: &mut Vec<Diagnostic>) {
     match key.name.as_str() {
         "kind" => stage.kind = field::word(&key, &value, found).unwrap_or_default(),
         "description" => stage.description = field::decode(&key, &value, found),

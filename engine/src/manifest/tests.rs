@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::diagnostic::render;
+use crate::diagnostic::{Diagnostic, Sources, render};
 
 fn parse(text: &str) -> Manifest {
     let mut sources = Sources::default();
@@ -139,7 +139,7 @@ eval = "x"
     5 | max_steps = 3
       | ^^^^^^^^^
       |
-      = help: parameters belong into a stage; known at the top level: `sepia`, `name`, `seed`, `device`, `dtype`, `stages`
+      = help: parameters belong into a stage; known at the top level: `sepia`, `extends`, `name`, `seed`, `device`, `dtype`, `params`, `defaults`, `profile`, `stages`
 
     error[manifest::unknown-field]: unknown field `retries`
      --> m.toml:6:1
@@ -245,7 +245,7 @@ eval = "x"
     21 | kind = 3
        |        ^ expected text
 
-    error[manifest::wrong-type]: `eval`: expected a table, found the text "x"
+    error[manifest::wrong-type]: `stages.eval`: expected a table, found the text "x"
       --> m.toml:24:8
        |
     24 | eval = "x"
@@ -315,7 +315,7 @@ fn nothing_to_run_is_an_error() {
 
 #[test]
 fn a_stage_given_twice_shows_both_places() {
-    insta::assert_snapshot!(errors("[stages.a]\nkind = \"x\"\n[stages.b]\nkind = \"y\"\n[stages.a]\nkind = \"z\""), @r#"
+    insta::assert_snapshot!(errors("[stages.a]\nkind = \"x\"\n[stages.b]\nkind = \"y\"\n[stages.a]\nkind = \"z\""), @"
     error[manifest::duplicate-name]: `a` is given twice
      --> m.toml:5:9
       |
@@ -326,18 +326,7 @@ fn a_stage_given_twice_shows_both_places() {
       |         ^ a second time here
       |
       = help: rename one of the two, or remove it
-
-    error[manifest::duplicate-name]: `kind` is given twice
-     --> m.toml:6:1
-      |
-    2 | kind = "x"
-      | ---- first here
-    ...
-    6 | kind = "z"
-      | ^^^^ a second time here
-      |
-      = help: rename one of the two, or remove it
-    "#);
+    ");
 }
 
 #[test]
@@ -374,7 +363,7 @@ fn check(text: &str) {
         let (_, text) = sources.get(label.span.source).unwrap();
         assert!(text.get(label.span.start as usize..label.span.end as usize).is_some(), "{label:?}");
     }
-    render(&found, &sources, false);
+    let _ = render(&found, &sources, false);
 }
 
 /// A word of the manifest language, or something near to one.

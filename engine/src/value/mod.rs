@@ -4,7 +4,7 @@
 //! phase can still point at the line that the author wrote.
 
 mod decode;
-mod duplicate;
+
 mod parse;
 
 pub use parse::parse_toml;

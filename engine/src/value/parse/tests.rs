@@ -65,10 +65,10 @@ fn one_slip_does_not_hide_the_next() {
     insta::assert_debug_snapshot!(errors("a = hello\nb = [1, 2\nc = 1\nd\n= 3\n[x\n"), @r#"
     [
         "manifest::syntax: this is not valid TOML: missing comma between array elements, expected `,` | \"\" ",
-        "manifest::syntax: this is not valid TOML: unexpected `=` in array, expected value, `]` | \"=\" ",
+        "manifest::syntax: this is not valid TOML: unexpected `=` in array, expected value or `]` | \"=\" ",
         "manifest::syntax: this is not valid TOML: missing comma between array elements, expected `,` | \"\" ",
         "manifest::syntax: this is not valid TOML: missing comma between array elements, expected `,` | \"\" ",
-        "manifest::syntax: this is not valid TOML: unexpected `=` in array, expected value, `]` | \"=\" ",
+        "manifest::syntax: this is not valid TOML: unexpected `=` in array, expected value or `]` | \"=\" ",
         "manifest::syntax: this is not valid TOML: missing comma between array elements, expected `,` | \"\" ",
         "manifest::syntax: this is not valid TOML: missing comma between array elements, expected `,` | \"\" ",
         "manifest::syntax: this is not valid TOML: unclosed array, expected `]` | \"\" ",
@@ -97,12 +97,77 @@ fn a_thousand_errors_are_counted_not_shown() {
 
 #[test]
 fn deep_nesting_is_refused_without_overflowing_the_stack() {
-    let text = format!("a = {}1{}", "{a =".repeat(50) + &"{a.a.a.a = ".repeat(20), "}".repeat(70));
-    assert!(errors(&text)[0].contains("more than 100 deep"));
-    assert!(parse_toml(0, &"[".repeat(100_000)).is_err());
-    assert!(parse_toml(0, &format!("a = {}", "[".repeat(100_000))).is_err());
-    assert!(parse_toml(0, &format!("a = {}", "{a=".repeat(100_000))).is_err());
-    assert!(parse_toml(0, &format!("{} = 1", vec!["a"; 100_000].join("."))).is_err());
+    let key = vec!["a"; 79].join(".");
+    for text in [
+        format!("[{key}]\n{key} = {}1{}", format!("{{{key} =").repeat(78), "}".repeat(78)),
+        format!("a = {}1{}", "{a =".repeat(50) + &"{a.a.a.a = ".repeat(20), "}".repeat(70)),
+        "[".repeat(100_000),
+        format!("a = {}", "[".repeat(100_000)),
+        format!("a = {}", "{a=".repeat(100_000)),
+        format!("{} = 1", vec!["a"; 100_000].join(".")),
+        format!("[{}]", vec!["a"; 100_000].join(".")),
+        format!("[[{}]]", vec!["a"; 100_000].join(".")),
+    ] {
+        assert!(!errors(&text).is_empty());
+    }
+    let fine = format!("a = {}{}", "[".repeat(70), "]".repeat(70));
+    assert!(parse_toml(0, &fine).is_ok());
+}
+
+#[test]
+fn the_tree_is_the_one_that_the_toml_crate_builds() {
+    for text in [
+        "[a.b]\nx = 1\n[a]\ny = 2\n[a.c]",
+        "[[a]]\nx = 1\n[a.b]\n[[a]]\nx = 2\n[[a.l]]\n[[a.l]]",
+        "a.b.c = 1\na.b.d = 2\na.e = { f.g = 1, f.h = [{ x = 1 }] }",
+        "[a]\nb.c = 1\n[a.b.d]\nx = 1",
+        "'' = 1\n\"\\u00e9\" = '''\nx'''\nb = 0b11\n",
+        "[x]\ny = [\n 1, # c\n 2,\n]",
+    ] {
+        assert!(parse_toml(0, text).is_ok(), "{text}");
+        compare(text);
+    }
+    for text in [
+        "[a]\n[a]",
+        "a = 1\n[a]",
+        "a = 1\na.b = 2",
+        "a = {}\n[a.b]",
+        "[a.b]\n[a]\nb.c = 1",
+        "[[a]]\n[a]",
+        "a = []\n[[a]]",
+    ] {
+        assert!(parse_toml(0, text).is_err(), "{text}");
+        compare(text);
+    }
+}
+
+/// Both parsers say the same of a text, except that ours has a limit of its own on depth, and refuses what TOML forbids
+/// and the crate lets pass: `[[a.b]]`, then `[a]`, then `b.c = 1`, which would reach into a list.
+fn compare(text: &str) {
+    let ours = parse_toml(0, text);
+    let theirs = toml::from_str::<toml::Table>(text);
+    match (&ours, &theirs) {
+        (Ok(ours), Ok(theirs)) => assert_eq!(format!("{:?}", plain(ours)), format!("{theirs:?}"), "{text}"),
+        (Err(_), Err(_)) => {}
+        (Err(errors), Ok(_)) if errors.iter().all(|error| error.message.contains("nested")) => {}
+        (Err(errors), Ok(_)) if text.contains("[[") && errors.iter().all(|error| error.message.contains("twice")) => {}
+        _ => panic!("{text:?}: {ours:?} {theirs:?}"),
+    }
+}
+
+fn plain(table: &Table) -> toml::Table {
+    fn value(one: &Value) -> toml::Value {
+        match &one.kind {
+            ValueKind::String(text) => toml::Value::String(text.clone()),
+            ValueKind::Integer(number) => toml::Value::Integer(*number),
+            ValueKind::Float(number) => toml::Value::Float(*number),
+            ValueKind::Boolean(flag) => toml::Value::Boolean(*flag),
+            ValueKind::Datetime(text) => toml::Value::Datetime(text.parse().unwrap()),
+            ValueKind::Array(items) => toml::Value::Array(items.iter().map(value).collect()),
+            ValueKind::Table(table) => toml::Value::Table(plain(table)),
+        }
+    }
+    table.entries.iter().map(|(key, inner)| (key.name.clone(), value(inner))).collect()
 }
 
 fn in_range(table: &Table, text: &str) {
@@ -146,5 +211,18 @@ proptest! {
     #[test]
     fn anything_that_looks_like_toml_does_too(text in "([a-c.=\"'\\[\\]{},#0-9 \n\u{e9}-]|stages|= 1\n|\\[a\\]\n|\\[\\[a\\]\\]\n|a = ){0,60}") {
         check(&text);
+        compare(&text);
+    }
+
+    #[test]
+    fn lines_in_any_order_give_what_the_toml_crate_gives(
+        lines in proptest::collection::vec(prop_oneof![
+            "\\[[ab](\\.[ab]){0,2}\\]",
+            "\\[\\[[ab](\\.[ab]){0,2}\\]\\]",
+            "[ab](\\.[abc]){0,2} = [0-9]",
+            "[ab](\\.[abc]){0,2} = \\{ [ab](\\.[ab]){0,2} = 1, [ab](\\.[ab]){0,2} = \\[[12], \\{\\}\\] \\}",
+        ], 0..8),
+    ) {
+        compare(&lines.join("\n"));
     }
 }

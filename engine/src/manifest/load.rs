@@ -1,0 +1,86 @@
+//! The passes from text to one merged table, in their order: `extends`, the profile, `--set` and `--matrix`,
+//! `${params.x}`, defaults. Each works on spanned tables and knows nothing of stages; taking stages apart and expanding
+//! sweeps come after.
+
+use super::{Manifest, defaults, extends, overrides, params, profile, read, stem};
+use crate::diagnostic::{Diagnostic, Sources};
+use crate::value::{Span, Table};
+
+/// Gives the text of a file that a manifest extends, or says in words why it cannot. The path is relative to the same
+/// folder as the name of the manifest that was loaded.
+pub type Loader<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
+/// What the caller chooses beside the text of the manifest.
+#[derive(Clone, Copy, Default)]
+pub struct Load<'a> {
+    /// The profile to lay over the manifest.
+    pub profile: Option<&'a str>,
+    /// `stages.train.lr=0.01`: the value is TOML, or else text.
+    pub set: &'a [String],
+    /// `train.lr=[0.1, 0.01]`: an axis of a stage's matrix.
+    pub matrix: &'a [String],
+    /// Reads the files that a manifest extends; without it, `extends` is an error.
+    pub loader: Option<Loader<'a>>,
+}
+
+impl Manifest {
+    /// Reads one text, which gets a place in `sources` under `name`. Warnings come with the manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, codes `manifest::...`.
+    pub fn parse(sources: &mut Sources, name: &str, text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Self::load(sources, name, text, &Load::default())
+    }
+
+    /// Reads one text together with what it extends and what the command line changes. `name` is the path of the
+    /// manifest, which the paths in `extends` are relative to.
+    ///
+    /// # Errors
+    /// Everything that is wrong, codes `manifest::...`.
+    pub fn load(
+        sources: &mut Sources,
+        name: &str,
+        text: &str,
+        options: &Load<'_>,
+    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let mut found = Vec::new();
+        let manifest = resolve(sources, name, text, options, &mut found).and_then(|(table, whole, unresolved)| {
+            let manifest = read::manifest(table, stem(name), whole, &mut found);
+            drop_consequences(&mut found, &unresolved);
+            manifest
+        });
+        match manifest {
+            Some(manifest) if !found.iter().any(Diagnostic::is_error) => Ok((manifest, found)),
+            _ => Err(found),
+        }
+    }
+}
+
+/// The merged table, the span of the whole text, and the places that could not be resolved.
+fn resolve(
+    sources: &mut Sources,
+    name: &str,
+    text: &str,
+    options: &Load<'_>,
+    found: &mut Vec<Diagnostic>,
+) -> Option<(Table, Span, Vec<Span>)> {
+    let (mut table, whole) = extends::load(sources, name, text, options.loader, found)?;
+    profile::apply(&mut table, options.profile, found);
+    overrides::set(sources, &mut table, options.set, found);
+    overrides::matrix(sources, &mut table, options.matrix, found);
+    let unresolved = params::apply(&mut table, found);
+    defaults::apply(&mut table, found);
+    Some((table, whole, unresolved))
+}
+
+/// Where `${params.x}` has no value, the text that stays is not wrong a second time for not being a number.
+fn drop_consequences(found: &mut Vec<Diagnostic>, unresolved: &[Span]) {
+    if !unresolved.is_empty() {
+        found.retain(|one| {
+            one.code.starts_with("manifest::param") || !one.labels.iter().any(|label| unresolved.contains(&label.span))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! `--set stages.train.lr=0.01` and `--matrix train.lr=[0.1, 0.01]`.
+//!
+//! Each is a line of TOML: a dotted key and a value; a value that is not TOML is text. Its spans point into a source of
+//! its own, named after the option. Setting a parameter that is swept ends the sweep over it: the command line has the
+//! last word.
+
+use super::merge;
+use crate::diagnostic::{Diagnostic, Sources};
+use crate::value::{Key, Span, Table, Value, ValueKind, parse_toml};
+
+/// Applies `--set`, in order.
+pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], found: &mut Vec<Diagnostic>) {
+    for text in all {
+        let Some((path, value)) = assignment(sources, "--set", text, found) else { continue };
+        if let [stages, stage, param @ ..] = path.as_slice()
+            && stages.name == "stages"
+            && !param.is_empty()
+        {
+            unsweep(table, &stage.name, param);
+        }
+        // Through `merge`, so that a table does what a table in a profile does.
+        let over = path.into_iter().rev().fold(value, |value, key| {
+            let span = key.span;
+            Value { span, kind: ValueKind::Table(Table { entries: vec![(key, value)] }) }
+        });
+        if let ValueKind::Table(over) = over.kind {
+            merge::merge(table, over);
+        }
+    }
+}
+
+/// Applies `--matrix`, in order.
+pub(super) fn matrix(sources: &mut Sources, table: &mut Table, all: &[String], found: &mut Vec<Diagnostic>) {
+    for text in all {
+        let Some((path, value)) = assignment(sources, "--matrix", text, found) else { continue };
+        let path: &[Key] = match path.as_slice() {
+            [stages, rest @ ..] if stages.name == "stages" && rest.len() > 1 => rest,
+            all => all,
+        };
+        let [stage, param @ ..] = path else { continue };
+        if param.is_empty() {
+            let error = Diagnostic::error("manifest::option", format!("`{text}` names no parameter"));
+            found.push(error.label(stage.span, "").help("write --matrix STAGE.PARAMETER=[VALUE, VALUE]"));
+            continue;
+        }
+        unsweep(table, &stage.name, param);
+        let key = |name: &str| Key { name: name.to_owned(), span: stage.span };
+        let axis = Key { name: dotted(param), span: param.first().map_or(stage.span, |key| key.span) };
+        merge::set(table, &[key("stages"), stage.clone(), key("matrix"), axis], value);
+    }
+}
+
+fn dotted(path: &[Key]) -> String {
+    let names: Vec<&str> = path.iter().map(|key| key.name.as_str()).collect();
+    names.join(".")
+}
+
+/// Removes the axis over a parameter from a stage's matrix, if there is one.
+fn unsweep(table: &mut Table, stage: &str, param: &[Key]) {
+    let mut at = Some(table);
+    for name in ["stages", stage, "matrix"] {
+        at = at.and_then(|table| table.entries.iter_mut().find(|(key, _)| key.name == name)).and_then(|(_, value)| {
+            match &mut value.kind {
+                ValueKind::Table(inner) => Some(inner),
+                _ => None,
+            }
+        });
+    }
+    if let Some(matrix) = at {
+        let name = dotted(param);
+        matrix.entries.retain(|(key, _)| key.name != name);
+    }
+}
+
+/// The path and the value of `a.b.c=VALUE`.
+fn assignment(
+    sources: &mut Sources,
+    option: &str,
+    text: &str,
+    found: &mut Vec<Diagnostic>,
+) -> Option<(Vec<Key>, Value)> {
+    let source = sources.add(option, text);
+    let whole = Span { source, start: 0, end: u32::try_from(text.len()).unwrap_or(u32::MAX) };
+    if let Some(assignment) = parse_toml(source, text).ok().and_then(single) {
+        return Some(assignment);
+    }
+    // Not TOML as it stands: the value is text, and the key is read alone.
+    let parsed = text.match_indices('=').find_map(|(at, _)| {
+        let (path, _) = single(parse_toml(source, &format!("{}=0", &text[..at])).ok()?)?;
+        let start = u32::try_from(at + 1).unwrap_or(u32::MAX);
+        let value = text[at + 1..].trim();
+        Some((path, Value { span: Span { start, ..whole }, kind: ValueKind::String(value.to_owned()) }))
+    });
+    if parsed.is_none() {
+        let error = Diagnostic::error("manifest::option", format!("`{option}` expects KEY=VALUE, found `{text}`"));
+        let example = if option == "--set" { "stages.train.lr=0.01" } else { "train.lr=[0.1, 0.01]" };
+        found.push(error.label(whole, "").help(format!("for example: {option} '{example}'")));
+    }
+    parsed
+}
+
+/// The path to the one value of a text with one dotted key.
+fn single(table: Table) -> Option<(Vec<Key>, Value)> {
+    let mut path = Vec::new();
+    let mut table = table;
+    loop {
+        let [_] = table.entries.as_slice() else { return None };
+        let (key, value) = table.entries.pop()?;
+        // The table of a dotted key begins at that key; that of a written value after it.
+        let dotted = value.span.start <= key.span.start;
+        path.push(key);
+        match value.kind {
+            ValueKind::Table(inner) if dotted => table = inner,
+            kind => return Some((path, Value { kind, ..value })),
+        }
+    }
+}
