@@ -11,7 +11,10 @@ fn it(more: &str) -> String {
 fn a_script_of_ones_own_runs_beside_the_built_in_stages() {
     let project = Project::training();
     project.write("count.py", "import sys, json\nn = len(open(sys.argv[1] + '/train.bin', 'rb').read())\njson.dump({'bytes': n, 'seed': int(sys.argv[3]), 'by': sys.argv[4]}, open(sys.argv[2], 'w'))\n");
-    project.edit("tiny.toml", "[stages.ranks]", r#"[stages.count]
+    project.edit(
+        "tiny.toml",
+        "[stages.ranks]",
+        r#"[stages.count]
 kind = "command"
 inputs = { data = "corpus" }
 files = ["count.py"]
@@ -20,7 +23,8 @@ outputs = { report = "out/report.json" }
 params = { by = "hand" }
 seed = 5
 
-[stages.ranks]"#);
+[stages.ranks]"#,
+    );
     project.run("tiny.toml");
     let report = std::fs::read_to_string(project.object("count.report")).unwrap();
     assert!(report.contains("\"seed\": 5") && report.contains("\"by\": \"hand\""), "{report}");
@@ -39,7 +43,11 @@ fn what_a_program_does_wrong_is_said() {
         ("argv = [\"touch\", \"stray.txt\"]", "left stray.txt", "does not declare"),
         ("argv = [\"no-such-program\"]", "`no-such-program` cannot be started", "is it installed"),
         ("argv = [\"sh\", \"-c\", \"kill -11 $$\"]", "SIGSEGV", "signal 11"),
-        ("argv = [\"ln\", \"-s\", \"/etc/passwd\", \"link\"]\noutputs = { link = \"link\" }", "cannot be stored", "link"),
+        (
+            "argv = [\"ln\", \"-s\", \"/etc/passwd\", \"link\"]\noutputs = { link = \"link\" }",
+            "cannot be stored",
+            "link",
+        ),
     ];
     for (stage, message, also) in cases {
         let project = Project::new();
@@ -65,7 +73,10 @@ fn the_environment_is_what_the_stage_declares() {
 #[test]
 fn megabytes_of_rubbish_go_to_the_log_and_the_end_of_it_is_shown() {
     let project = Project::new();
-    project.write("m.toml", &it("argv = [\"sh\", \"-c\", \"head -c 5000000 /dev/urandom; echo; echo the last line; exit 1\"]"));
+    project.write(
+        "m.toml",
+        &it("argv = [\"sh\", \"-c\", \"head -c 5000000 /dev/urandom; echo; echo the last line; exit 1\"]"),
+    );
     let done = project.sepia(&["run", "m.toml"]);
     assert_eq!(done.code, 1);
     assert!(done.err.contains("the last line"), "{}", done.err);

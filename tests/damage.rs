@@ -60,7 +60,11 @@ fn a_lost_or_broken_database_is_rebuilt_from_the_store() {
             let _ = std::fs::remove_file(project.path(".sepia").join(side));
         }
         let database = project.path(".sepia/results.db");
-        if damage.is_empty() { std::fs::remove_file(database).unwrap() } else { std::fs::write(database, damage).unwrap() }
+        if damage.is_empty() {
+            std::fs::remove_file(database).unwrap()
+        } else {
+            std::fs::write(database, damage).unwrap()
+        }
         let done = project.run("tiny.toml");
         assert!(done.err.contains("0 ran, 4 cached"), "{}", done.err);
     }

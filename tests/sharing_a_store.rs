@@ -16,7 +16,11 @@ fn two_runs_at_once_compute_every_key_once() {
 #[test]
 fn two_stages_with_one_key_run_once() {
     let project = Project::new();
-    let stage = |name: &str| format!("[stages.{name}]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"echo x > out\"]\noutputs = {{ out = \"out\" }}\n");
+    let stage = |name: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"echo x > out\"]\noutputs = {{ out = \"out\" }}\n"
+        )
+    };
     project.write("m.toml", &format!("{}{}", stage("one"), stage("twin")));
     let done = project.run("m.toml");
     assert!(done.err.contains("1 ran, 1 cached"), "{}", done.err);

@@ -13,5 +13,6 @@ pub mod key;
 pub mod manifest;
 pub mod plan;
 pub mod report;
+pub mod schema;
 pub mod stage;
 pub mod value;

@@ -13,7 +13,8 @@ pub(super) struct Args {
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a stage failed, 2 bad usage or manifest, 3 the store cannot be used, 130 interrupted.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 fine, 1 a stage failed, 2 bad usage or manifest, 3 the store cannot be used, 130 interrupted.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Global {
@@ -54,6 +55,8 @@ pub(super) enum Command {
     Stages,
     /// Describe a stage kind: its parameters, defaults, inputs and outputs.
     Help(Help),
+    /// Print the JSON Schema of manifests, for editors.
+    Schema,
     #[command(name = "__work", hide = true)]
     Work,
     #[command(name = "__reap", hide = true)]
@@ -68,10 +71,32 @@ pub(super) enum Format {
     Json,
 }
 
+/// A manifest, and what the command line changes in it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Chosen {
+pub(super) struct Source {
     /// The manifest.
     pub(super) manifest: Utf8PathBuf,
+    #[command(flatten)]
+    pub(super) changes: Changes,
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Changes {
+    /// Lay this profile of the manifest over it.
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Change a value: `stages.train.lr=0.01` (may be repeated).
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Sweep a parameter: `train.lr=[0.1, 0.01]` (may be repeated).
+    #[arg(long, value_name = "STAGE.PARAM=LIST")]
+    pub(super) matrix: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Chosen {
+    #[command(flatten)]
+    pub(super) source: Source,
     /// Stages to run, with all they need: names, or globs like `train*` [default: all].
     pub(super) targets: Vec<String>,
     /// Also run everything that depends on the targets.
@@ -116,6 +141,8 @@ pub(super) struct Check {
     /// The manifests.
     #[arg(required = true)]
     pub(super) manifests: Vec<Utf8PathBuf>,
+    #[command(flatten)]
+    pub(super) changes: Changes,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }
@@ -127,6 +154,8 @@ pub(super) struct Explain {
     /// Explain why the stage would run now.
     #[arg(short, long, value_name = "FILE")]
     pub(super) manifest: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    pub(super) changes: Changes,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }
@@ -143,8 +172,8 @@ pub(super) enum GraphFormat {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Graph {
-    /// The manifest.
-    pub(super) manifest: Utf8PathBuf,
+    #[command(flatten)]
+    pub(super) source: Source,
     #[arg(long, value_enum, default_value_t = GraphFormat::Tree)]
     pub(super) format: GraphFormat,
 }
@@ -204,6 +233,21 @@ pub(super) enum CacheCommand {
     Verify,
     /// Say how much room the store takes.
     Size,
+    /// Remove what no record names, or what no kept run needs. A dry run, unless --yes is given.
+    Gc(Gc),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Gc {
+    /// Keep only what the newest N runs used or made.
+    #[arg(long, value_name = "N")]
+    pub(super) keep_last: Option<usize>,
+    /// Keep what this run used or made (may be repeated).
+    #[arg(long, value_name = "RUN")]
+    pub(super) keep_run: Vec<String>,
+    /// Really remove it.
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,11 +1,100 @@
 //! `sepia cache`.
 
+use sepia_cache::{GcPolicy, Leftover, UsageOf};
+
 use super::{
-    args::{self, CacheCommand, Global},
+    args::{self, CacheCommand, Gc, Global},
     exit::{Exit, Failure},
+    output, project,
 };
+use crate::report::figures::{bytes, count};
 
 pub(super) fn cache(global: &Global, args: &args::Cache) -> Result<Exit, Failure> {
-    let _ = (global, &args.what, CacheCommand::Verify);
-    Err(Failure::usage("x", "x"))
+    match &args.what {
+        CacheCommand::Verify => verify(global),
+        CacheCommand::Size => size(global),
+        CacheCommand::Gc(gc) => collect(global, gc),
+    }
+}
+
+fn verify(global: &Global) -> Result<Exit, Failure> {
+    let store = project::existing_store(global, None)?;
+    let found = store.verify_all(|_| ())?;
+    let mut text = format!("{} sound, {}\n", count(found.sound, "object"), bytes(found.bytes));
+    if !found.absent.is_empty() {
+        text.push_str(&format!(
+            "{} not here (removed, or never fetched)\n",
+            count(found.absent.len() as u64, "object")
+        ));
+    }
+    if !found.unreferenced.is_empty() || !found.leftovers.is_empty() {
+        let rest: Vec<&Leftover> = found.unreferenced.iter().chain(&found.leftovers).collect();
+        let size = rest.iter().map(|leftover| leftover.bytes).sum();
+        text.push_str(&format!(
+            "{} that nothing needs, {}: `sepia cache gc` removes them\n",
+            count(rest.len() as u64, "file"),
+            bytes(size)
+        ));
+    }
+    for damaged in &found.damaged {
+        let damage = &damaged.damage;
+        text.push_str(&format!("damaged: {} {}\n", damage.path, damage.kind));
+        let nodes: Vec<&str> = damaged.records.iter().map(|(_, node)| node.as_str()).collect();
+        text.push_str(&format!("  an output of {}; the next run that needs it makes it again\n", nodes.join(", ")));
+    }
+    output::data(&text);
+    Ok(if found.is_sound() { Exit::Fine } else { Exit::StageFailed })
+}
+
+fn size(global: &Global) -> Result<Exit, Failure> {
+    let store = project::existing_store(global, None)?;
+    let usage = store.size()?;
+    let parts = [
+        ("outputs that are files", usage.files),
+        ("outputs that are folders", usage.trees),
+        ("records", usage.records),
+        ("runs and logs", usage.runs),
+        ("attempts", usage.attempts),
+        ("checkpoints", usage.checkpoints),
+        ("damaged, set aside", usage.damaged),
+        ("results.db", usage.database),
+        ("the rest", usage.other),
+    ];
+    let row = |(name, part): (&str, UsageOf)| vec![name.to_owned(), part.count.to_string(), bytes(part.bytes)];
+    let mut rows: Vec<Vec<String>> = parts.into_iter().filter(|(_, part)| part.count > 0).map(row).collect();
+    rows.push(vec!["in all".to_owned(), String::new(), bytes(usage.total())]);
+    output::data(&output::table(&["what", "count", "size"], rows));
+    Ok(Exit::Fine)
+}
+
+fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
+    let store = project::existing_store(global, None)?;
+    let policy = GcPolicy { keep_last_runs: args.keep_last, keep_since: None, keep_runs: args.keep_run.clone() };
+    let report = store.gc(&policy, !args.yes)?;
+    let would = if args.yes { "" } else { "would be " };
+    let parts = [
+        ("outputs", &report.objects),
+        ("leftovers", &report.leftovers),
+        ("checkpoints", &report.checkpoints),
+        ("damaged", &report.damaged),
+    ];
+    let mut text = String::new();
+    for (name, part) in parts {
+        let size = part.iter().map(|leftover| leftover.bytes).sum();
+        text.push_str(&format!("{name}: {} {would}removed, {}\n", part.len(), bytes(size)));
+        if global.verbose > 0 {
+            part.iter().for_each(|leftover| text.push_str(&format!("  {}\n", leftover.path)));
+        }
+    }
+    text.push_str(&format!(
+        "{} kept, {}; {} {would}freed\n",
+        count(report.kept, "output"),
+        bytes(report.kept_bytes),
+        bytes(report.freed())
+    ));
+    if !args.yes {
+        text.push_str("this was a dry run: add `--yes` to remove\n");
+    }
+    output::data(&text);
+    Ok(Exit::Fine)
 }

@@ -11,12 +11,15 @@ pub(super) fn check(registry: Registry, global: &Global, args: &args::Check) -> 
     let mut exit = Exit::Fine;
     let mut all = Vec::new();
     for manifest in &args.manifests {
-        match project::load(registry, manifest) {
+        match project::load(registry, manifest, &args.changes) {
             Ok(project) => {
                 let nodes = project.plan.nodes.len();
                 all.push(serde_json::json!({ "manifest": manifest, "stages": nodes, "diagnostics": to_json(&project.plan.warnings, &project.sources) }));
                 if args.format == Format::Text && !global.quiet {
-                    output::data(&format!("{manifest}: {}, no errors\n", crate::report::figures::count(nodes as u64, "stage")));
+                    output::data(&format!(
+                        "{manifest}: {}, no errors\n",
+                        crate::report::figures::count(nodes as u64, "stage")
+                    ));
                 }
             }
             Err(failure) => {

@@ -26,7 +26,7 @@ struct Explained {
 
 pub(super) fn explain(registry: Registry, global: &Global, args: &args::Explain) -> Result<Exit, Failure> {
     let explained = match &args.manifest {
-        Some(manifest) => before(registry, global, manifest, &args.what)?,
+        Some(manifest) => before(registry, global, manifest, args)?,
         None => after(global, &args.what)?,
     };
     match args.format {
@@ -39,8 +39,14 @@ pub(super) fn explain(registry: Registry, global: &Global, args: &args::Explain)
 }
 
 /// Why a stage of a manifest would run now.
-fn before(registry: Registry, global: &Global, manifest: &camino::Utf8Path, name: &str) -> Result<Explained, Failure> {
-    let project = project::load(registry, manifest)?;
+fn before(
+    registry: Registry,
+    global: &Global,
+    manifest: &camino::Utf8Path,
+    args: &args::Explain,
+) -> Result<Explained, Failure> {
+    let name = args.what.as_str();
+    let project = project::load(registry, manifest, &args.changes)?;
     let plan = &project.plan;
     let Some(id) = plan.find(name) else {
         let failure = Failure::usage("explain::unknown-stage", format!("{manifest} has no stage `{name}`"));
@@ -56,17 +62,24 @@ fn before(registry: Registry, global: &Global, manifest: &camino::Utf8Path, name
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
     })?;
     Ok(match &forecasts[id.index()] {
-        Forecast::Cached(key) => Explained { what: format!("{name} ({key})"), state: "cached", reason: None, undecided: Vec::new() },
-        Forecast::Run(key, inputs) => {
-            Explained { what: format!("{name} ({key})"), state: "run", reason: Some(reason(&store, name, inputs, None)?), undecided: Vec::new() }
+        Forecast::Cached(key) => {
+            Explained { what: format!("{name} ({key})"), state: "cached", reason: None, undecided: Vec::new() }
         }
+        Forecast::Run(key, inputs) => Explained {
+            what: format!("{name} ({key})"),
+            state: "run",
+            reason: Some(reason(&store, name, inputs, None)?),
+            undecided: Vec::new(),
+        },
         Forecast::Unknown(open) => Explained {
             what: name.to_owned(),
             state: "unknown",
             reason: None,
             undecided: open.iter().map(|id| plan.node(*id).name.clone()).collect(),
         },
-        Forecast::Outside => return Err(Failure::usage("explain::unknown-stage", format!("{manifest} has no stage `{name}`"))),
+        Forecast::Outside => {
+            return Err(Failure::usage("explain::unknown-stage", format!("{manifest} has no stage `{name}`")));
+        }
     })
 }
 
@@ -81,8 +94,9 @@ fn after(global: &Global, what: &str) -> Result<Explained, Failure> {
         return Err(Failure::usage("explain::not-found", format!("no stage and no key `{what}` has run here"))
             .help("`sepia explain STAGE --manifest FILE` says why a stage of a manifest would run"));
     };
-    let inputs: KeyInputs = serde_json::from_value(record.key_inputs.clone())
-        .map_err(|error| Failure::usage("explain::unreadable", format!("the record of `{what}` cannot be read: {error}")))?;
+    let inputs: KeyInputs = serde_json::from_value(record.key_inputs.clone()).map_err(|error| {
+        Failure::usage("explain::unreadable", format!("the record of `{what}` cannot be read: {error}"))
+    })?;
     let why = reason(&store, &record.node, &inputs, Some(record.started_at))?;
     Ok(Explained {
         what: format!("{} of run {} ({})", record.node, record.run, record.key),
@@ -143,7 +157,9 @@ fn change_lines(change: &FieldChange) -> String {
 /// Digests are cut to what tells them apart.
 fn short(value: &serde_json::Value) -> String {
     match value {
-        serde_json::Value::String(text) if text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit()) => text[..12].to_owned(),
+        serde_json::Value::String(text) if text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit()) => {
+            text[..12].to_owned()
+        }
         serde_json::Value::Array(items) => format!("[{}]", items.iter().map(short).collect::<Vec<_>>().join(", ")),
         other => other.to_string(),
     }

@@ -15,9 +15,9 @@ use crate::{
 };
 
 pub(super) fn graph(registry: Registry, global: &Global, args: &args::Graph) -> Result<Exit, Failure> {
-    let project = project::load(registry, &args.manifest)?;
+    let project = project::load(registry, &args.source.manifest, &args.source.changes)?;
     let plan = &project.plan;
-    let states = states(global, &args.manifest, plan);
+    let states = states(global, &args.source.manifest, plan);
     output::data(&match args.format {
         GraphFormat::Tree => tree(plan, &states),
         GraphFormat::Dot => dot(plan, &states),
@@ -30,7 +30,8 @@ pub(super) fn graph(registry: Registry, global: &Global, args: &args::Graph) -> 
 fn states(global: &Global, manifest: &camino::Utf8Path, plan: &Plan) -> Vec<&'static str> {
     let all = vec![true; plan.nodes.len()];
     let none = vec![false; plan.nodes.len()];
-    let looked = project::existing_store(global, Some(manifest)).ok().and_then(|store| forecast(plan, &store, &all, &none).ok());
+    let looked =
+        project::existing_store(global, Some(manifest)).ok().and_then(|store| forecast(plan, &store, &all, &none).ok());
     let Some(forecasts) = looked else { return vec!["run"; plan.nodes.len()] };
     let word = |forecast: &Forecast| match forecast {
         Forecast::Cached(_) => "cached",
@@ -45,7 +46,11 @@ fn tree(plan: &Plan, states: &[&str]) -> String {
     let mut parent: Vec<Option<NodeId>> = vec![None; plan.nodes.len()];
     let mut level = vec![0usize; plan.nodes.len()];
     for id in plan.graph.order() {
-        let deepest = plan.graph.dependencies(*id).into_iter().max_by_key(|needed| (level[needed.index()], std::cmp::Reverse(*needed)));
+        let deepest = plan
+            .graph
+            .dependencies(*id)
+            .into_iter()
+            .max_by_key(|needed| (level[needed.index()], std::cmp::Reverse(*needed)));
         if let Some(deepest) = deepest {
             level[id.index()] = level[deepest.index()] + 1;
             parent[id.index()] = Some(deepest);
@@ -73,7 +78,13 @@ fn tree(plan: &Plan, states: &[&str]) -> String {
                 (false, false) => "   ",
             });
         }
-        let others: Vec<&str> = plan.graph.dependencies(id).into_iter().filter(|needed| Some(*needed) != parent[id.index()]).map(|needed| plan.node(needed).name.as_str()).collect();
+        let others: Vec<&str> = plan
+            .graph
+            .dependencies(id)
+            .into_iter()
+            .filter(|needed| Some(*needed) != parent[id.index()])
+            .map(|needed| plan.node(needed).name.as_str())
+            .collect();
         let also = if others.is_empty() { String::new() } else { format!(" + {}", others.join(", ")) };
         let _ = writeln!(out, "{} ({}) [{}]{also}", node.name, node.entry.kind, states[id.index()]);
         let below = &children[id.index()];
@@ -87,7 +98,9 @@ fn tree(plan: &Plan, states: &[&str]) -> String {
 }
 
 fn dot(plan: &Plan, states: &[&str]) -> String {
-    let mut out = String::from("digraph sepia {\n  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontname=\"sans-serif\"];\n");
+    let mut out = String::from(
+        "digraph sepia {\n  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontname=\"sans-serif\"];\n",
+    );
     for id in plan.ids() {
         let node = plan.node(id);
         let colour = match states[id.index()] {
@@ -95,7 +108,12 @@ fn dot(plan: &Plan, states: &[&str]) -> String {
             "unknown" => "#eeeeee",
             _ => "#fdebc8",
         };
-        let _ = writeln!(out, "  n{} [label={}, fillcolor=\"{colour}\"];", id.0, quoted(&format!("{}\\n{}", node.name, node.entry.kind)));
+        let _ = writeln!(
+            out,
+            "  n{} [label={}, fillcolor=\"{colour}\"];",
+            id.0,
+            quoted(&format!("{}\\n{}", node.name, node.entry.kind))
+        );
     }
     for id in plan.ids() {
         for wire in &plan.node(id).wires {
@@ -110,7 +128,13 @@ fn mermaid(plan: &Plan, states: &[&str]) -> String {
     let mut out = String::from("flowchart LR\n");
     for id in plan.ids() {
         let node = plan.node(id);
-        let _ = writeln!(out, "  n{}[{}]:::{}", id.0, quoted(&format!("{}<br/>{}", node.name, node.entry.kind)), states[id.index()]);
+        let _ = writeln!(
+            out,
+            "  n{}[{}]:::{}",
+            id.0,
+            quoted(&format!("{}<br/>{}", node.name, node.entry.kind)),
+            states[id.index()]
+        );
     }
     for id in plan.ids() {
         for wire in &plan.node(id).wires {

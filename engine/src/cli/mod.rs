@@ -45,6 +45,10 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Stages => stages::list(registry),
         Command::Help(help) => stages::help(registry, help),
+        Command::Schema => {
+            output::json(&crate::schema::manifest_schema(registry));
+            Ok(Exit::Fine)
+        }
         Command::Work => return std::process::ExitCode::from(u8::try_from(exec::work(registry)).unwrap_or(1)),
         Command::Reap => {
             exec::reap();

@@ -24,7 +24,7 @@ pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Re
 
 /// Says what a run would do. Makes no store where there is none.
 pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, format: Format) -> Result<Exit, Failure> {
-    let project = project::load(registry, &chosen.manifest)?;
+    let project = project::load(registry, &chosen.source.manifest, &chosen.source.changes)?;
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
@@ -42,7 +42,7 @@ struct Looked {
 }
 
 fn look(global: &Global, chosen: &Chosen, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
-    let path = project::store_path(global, Some(&chosen.manifest))?;
+    let path = project::store_path(global, Some(&chosen.source.manifest))?;
     if !path.is_dir() {
         // Nothing has ever run here: a store in a folder that goes away says the same.
         let nothing = tempfile::tempdir()?;
@@ -50,7 +50,7 @@ fn look(global: &Global, chosen: &Chosen, plan: &Plan, selected: &[bool], forced
         let store = Arc::new(Store::open(&root, sepia_cache::OpenMode::Create)?);
         return look_in(&store, plan, selected, forced);
     }
-    look_in(&project::existing_store(global, Some(&chosen.manifest))?, plan, selected, forced)
+    look_in(&project::existing_store(global, Some(&chosen.source.manifest))?, plan, selected, forced)
 }
 
 fn look_in(store: &Arc<Store>, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
@@ -93,7 +93,10 @@ fn text(plan: &Plan, looked: &Looked) -> String {
         let detail = if detail.is_empty() { detail } else { format!("  {detail}") };
         out.push_str(&format!("{word:>8}  {} ({}){detail}\n", node.name, node.entry.kind));
     }
-    out.push_str(&format!("{}: {cached} cached, {run} to run, {unknown} not known yet\n", count(cached + run + unknown, "stage")));
+    out.push_str(&format!(
+        "{}: {cached} cached, {run} to run, {unknown} not known yet\n",
+        count(cached + run + unknown, "stage")
+    ));
     out
 }
 

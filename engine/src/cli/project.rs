@@ -6,13 +6,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{Digest, OpenMode, Store};
 
 use super::{
-    args::Global,
+    args::{Changes, Global},
     exit::{Exit, Failure},
     output,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources, nearest},
-    manifest::Manifest,
+    manifest::{Load, Manifest},
     plan::Plan,
     stage::Registry,
 };
@@ -25,14 +25,20 @@ pub(super) struct Project {
 }
 
 /// Reads and resolves a manifest. Warnings are printed; errors are returned, all at once.
-pub(super) fn load(registry: Registry, path: &Utf8Path) -> Result<Project, Failure> {
+pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<Project, Failure> {
     let text = fs_err::read(path).map_err(|error| unreadable(path, &error))?;
     let manifest_digest = Digest::of_bytes(&text);
     let text = String::from_utf8(text).map_err(|error| {
-        Failure::usage("manifest::not-utf-8", format!("{path} is not UTF-8 text: byte {}", error.utf8_error().valid_up_to()))
+        Failure::usage(
+            "manifest::not-utf-8",
+            format!("{path} is not UTF-8 text: byte {}", error.utf8_error().valid_up_to()),
+        )
     })?;
     let mut sources = Sources::default();
-    let resolved = Manifest::parse(&mut sources, path.as_str(), &text).and_then(|(manifest, warnings)| {
+    let loader = |path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string());
+    let options =
+        Load { profile: changes.profile.as_deref(), set: &changes.set, matrix: &changes.matrix, loader: Some(&loader) };
+    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options).and_then(|(manifest, warnings)| {
         let mut plan = Plan::resolve(manifest, registry, folder_of(path))?;
         plan.warnings.splice(0..0, warnings);
         Ok(plan)

@@ -18,7 +18,9 @@ pub(super) fn results(global: &Global, args: &args::Results) -> Result<Exit, Fai
     let mut records: Vec<Record> = Vec::new();
     for row in store.executions()?.into_iter().rev() {
         let stage_fits = args.stage.as_ref().is_none_or(|stage| {
-            row.node == *stage || row.kind == *stage || row.node.strip_prefix(stage.as_str()).is_some_and(|rest| rest.starts_with('['))
+            row.node == *stage
+                || row.kind == *stage
+                || row.node.strip_prefix(stage.as_str()).is_some_and(|rest| rest.starts_with('['))
         });
         if row.outcome == Outcome::Done
             && stage_fits

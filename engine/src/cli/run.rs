@@ -20,8 +20,8 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     if args.dry_run {
         return plan::dry_run(registry, global, &args.chosen, args.format);
     }
-    let manifest = &args.chosen.manifest;
-    let project = project::load(registry, manifest)?;
+    let manifest = &args.chosen.source.manifest;
+    let project = project::load(registry, manifest, &args.chosen.source.changes)?;
     let store = project::open_store(global, manifest)?;
     let signals = Signals::default();
     let raised = signals.clone();
@@ -39,7 +39,11 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     };
     let mut terminal = Terminal::new(
         anstream::stderr(),
-        TerminalOptions { bars: output::interactive() && !global.quiet, verbose: global.verbose > 0, quiet: global.quiet },
+        TerminalOptions {
+            bars: output::interactive() && !global.quiet,
+            verbose: global.verbose > 0,
+            quiet: global.quiet,
+        },
     );
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
@@ -53,13 +57,17 @@ pub(super) fn selection(chosen: &args::Chosen) -> Selection {
 
 /// Shows the manifest's lines that failures concern, and what to type next.
 fn conclude(project: &project::Project, manifest: &Utf8Path, report: &RunReport) -> Exit {
-    let located: Vec<Diagnostic> = report.failures.iter().filter_map(|(id, failure)| {
-        let param = failure.param.as_ref()?;
-        let node = project.plan.node(*id);
-        let error = Diagnostic::error("stage::failed", format!("`{}`: {}", node.name, failure.message))
-            .label(place_of(&node.decl, param), format!("`{param}`"));
-        Some(failure.help.iter().fold(error, |error, help| error.help(help.clone())))
-    }).collect();
+    let located: Vec<Diagnostic> = report
+        .failures
+        .iter()
+        .filter_map(|(id, failure)| {
+            let param = failure.param.as_ref()?;
+            let node = project.plan.node(*id);
+            let error = Diagnostic::error("stage::failed", format!("`{}`: {}", node.name, failure.message))
+                .label(place_of(&node.decl, param), format!("`{param}`"));
+            Some(failure.help.iter().fold(error, |error, help| error.help(help.clone())))
+        })
+        .collect();
     output::diagnostics(&located, &project.sources);
     match report.outcome {
         RunOutcome::Done => Exit::Fine,
@@ -74,14 +82,19 @@ fn conclude(project: &project::Project, manifest: &Utf8Path, report: &RunReport)
 fn hint(plan: &Plan, manifest: &Utf8Path, report: &RunReport) {
     let Some((id, _)) = report.failures.first() else { return };
     let name = &plan.node(*id).name;
-    let more = if report.summary.cancelled > 0 { format!("; `sepia run {manifest} --keep-going` goes on with the rest") } else { String::new() };
+    let more = if report.summary.cancelled > 0 {
+        format!("; `sepia run {manifest} --keep-going` goes on with the rest")
+    } else {
+        String::new()
+    };
     output::note(&format!("{:>12} `sepia log {name}` prints all that {name} wrote{more}", ""));
 }
 
-
 fn failure(error: RunError) -> Failure {
     match error {
-        RunError::Selection(found) => Failure { exit: Exit::Usage, found, sources: crate::diagnostic::Sources::default() },
+        RunError::Selection(found) => {
+            Failure { exit: Exit::Usage, found, sources: crate::diagnostic::Sources::default() }
+        }
         RunError::Store(error) => error.into(),
         other => Failure::of(Exit::Store, Diagnostic::error("run", other.to_string())),
     }

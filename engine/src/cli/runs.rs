@@ -41,7 +41,10 @@ pub(super) fn runs(global: &Global, args: &args::Runs) -> Result<Exit, Failure> 
             row.manifest.clone(),
         ]
     });
-    output::data(&output::table(&["run", "started", "took", "outcome", "ran", "cached", "failed", "manifest"], rows.collect()));
+    output::data(&output::table(
+        &["run", "started", "took", "outcome", "ran", "cached", "failed", "manifest"],
+        rows.collect(),
+    ));
     Ok(Exit::Fine)
 }
 

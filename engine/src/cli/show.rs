@@ -54,37 +54,48 @@ fn nodes_of(store: &Store, run: &RunRow) -> Result<Vec<NodeRow>, Failure> {
     }
     let Some(plan) = &run.plan else {
         // It died: what is known is what was committed.
-        return told.into_values().map(|node| {
-            let record = node.record.map(|id| store.record(&id)).transpose()?.flatten();
-            Ok(NodeRow { node: node.node, outcome: node.outcome, because: node.because, record })
-        }).collect();
+        return told
+            .into_values()
+            .map(|node| {
+                let record = node.record.map(|id| store.record(&id)).transpose()?.flatten();
+                Ok(NodeRow { node: node.node, outcome: node.outcome, because: node.because, record })
+            })
+            .collect();
     };
-    store.plan(plan)?.into_iter().map(|planned| {
-        let told = told.remove(&planned.node);
-        let record = match (&told, planned.key) {
-            (Some(told), _) => told.record,
-            (None, Some(key)) => store.index()?.candidates(&key)?.first().map(|hit| hit.record),
-            (None, None) => None,
-        };
-        let record = record.map(|id| store.record(&id)).transpose()?.flatten();
-        let (outcome, because) = told.map_or(("cached".to_owned(), None), |told| (told.outcome, told.because));
-        Ok(NodeRow { node: planned.node, outcome, because, record })
-    }).collect()
+    store
+        .plan(plan)?
+        .into_iter()
+        .map(|planned| {
+            let told = told.remove(&planned.node);
+            let record = match (&told, planned.key) {
+                (Some(told), _) => told.record,
+                (None, Some(key)) => store.index()?.candidates(&key)?.first().map(|hit| hit.record),
+                (None, None) => None,
+            };
+            let record = record.map(|id| store.record(&id)).transpose()?.flatten();
+            let (outcome, because) = told.map_or(("cached".to_owned(), None), |told| (told.outcome, told.because));
+            Ok(NodeRow { node: planned.node, outcome, because, record })
+        })
+        .collect()
 }
 
 fn show_run(store: &Store, run: &RunRow, format: Format) -> Result<Exit, Failure> {
     let nodes = nodes_of(store, run)?;
     if format == Format::Json {
-        let nodes: Vec<_> = nodes.iter().map(|row| {
-            json!({ "node": row.node, "outcome": row.outcome, "because": row.because, "record": row.record })
-        }).collect();
+        let nodes: Vec<_> = nodes
+            .iter()
+            .map(
+                |row| json!({ "node": row.node, "outcome": row.outcome, "because": row.because, "record": row.record }),
+            )
+            .collect();
         output::json(&json!({
             "run": run.run, "manifest": run.manifest, "command": run.command, "started_at": run.started_at,
             "finished_at": run.finished_at, "outcome": run.outcome, "counts": run.counts, "nodes": nodes,
         }));
         return Ok(Exit::Fine);
     }
-    let mut text = format!("run       {}\nmanifest  {}\nstarted   {}\n", run.run, run.manifest, local_time(run.started_at));
+    let mut text =
+        format!("run       {}\nmanifest  {}\nstarted   {}\n", run.run, run.manifest, local_time(run.started_at));
     if let Some(end) = run.finished_at {
         text.push_str(&format!("took      {}\n", seconds_between(run.started_at, end)));
     }
@@ -120,7 +131,10 @@ fn show_stage(store: &Store, run: &RunRow, stage: &str, format: Format) -> Resul
         });
     };
     let Some(record) = &row.record else {
-        return Err(Failure::usage("show::no-record", format!("`{stage}` was {} in run {}, so there is nothing to show", row.outcome, run.run)));
+        return Err(Failure::usage(
+            "show::no-record",
+            format!("`{stage}` was {} in run {}, so there is nothing to show", row.outcome, run.run),
+        ));
     };
     if format == Format::Json {
         output::json(&json!({ "outcome": row.outcome, "record": record }));
@@ -152,19 +166,39 @@ fn stage_text(store: &Store, row: &NodeRow, record: &Record) -> String {
     crate::key::flatten("", &serde_json::Value::Object(record.params.clone()), &mut params);
     section(&mut text, "parameters", params.into_iter().map(|(name, value)| (name, value.to_string())));
     section(&mut text, "inputs", record.inputs.iter().map(|input| (input.port.clone(), input.digest.short())));
-    section(&mut text, "outputs", record.outputs.iter().map(|output| {
-        (output.port.clone(), format!("{}  {}  {}", output.object.digest.short(), bytes(output.object.bytes), store.object_path(&output.object)))
-    }));
-    section(&mut text, "results", record.metrics.iter().filter_map(|(name, series)| {
-        let (_, value) = series.points().filter(|(step, _)| step.is_none()).last()?;
-        Some((name.to_owned(), number(value)))
-    }));
-    section(&mut text, "series", record.metrics.iter().filter_map(|(name, series)| {
-        let mut points = series.points().filter(|(step, _)| step.is_some());
-        let (_, first) = points.next()?;
-        let (count, last) = points.fold((1, first), |(count, _), (_, value)| (count + 1, value));
-        Some((name.to_owned(), format!("{} -> {}  ({count} points)", number(first), number(last))))
-    }));
+    section(
+        &mut text,
+        "outputs",
+        record.outputs.iter().map(|output| {
+            (
+                output.port.clone(),
+                format!(
+                    "{}  {}  {}",
+                    output.object.digest.short(),
+                    bytes(output.object.bytes),
+                    store.object_path(&output.object)
+                ),
+            )
+        }),
+    );
+    section(
+        &mut text,
+        "results",
+        record.metrics.iter().filter_map(|(name, series)| {
+            let (_, value) = series.points().filter(|(step, _)| step.is_none()).last()?;
+            Some((name.to_owned(), number(value)))
+        }),
+    );
+    section(
+        &mut text,
+        "series",
+        record.metrics.iter().filter_map(|(name, series)| {
+            let mut points = series.points().filter(|(step, _)| step.is_some());
+            let (_, first) = points.next()?;
+            let (count, last) = points.fold((1, first), |(count, _), (_, value)| (count + 1, value));
+            Some((name.to_owned(), format!("{} -> {}  ({count} points)", number(first), number(last))))
+        }),
+    );
     text
 }
 

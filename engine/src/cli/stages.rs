@@ -55,7 +55,12 @@ fn about(entry: &StageEntry) -> String {
 
 fn reference(entry: &StageEntry) -> String {
     let params = schema(entry);
-    let mut out = format!("{} (version {})\n\n{}\n", entry.kind, entry.version, params["description"].as_str().unwrap_or_default());
+    let mut out = format!(
+        "{} (version {})\n\n{}\n",
+        entry.kind,
+        entry.version,
+        params["description"].as_str().unwrap_or_default()
+    );
     ports(&mut out, "inputs", entry.inputs);
     ports(&mut out, "outputs", entry.outputs);
     if entry.open {

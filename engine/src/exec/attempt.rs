@@ -46,9 +46,14 @@ pub(super) enum Ending {
     /// All outputs are in the store.
     Finished(Vec<(String, ObjectRef)>),
     Failed(Failure),
-    Stopped { step: u64 },
+    Stopped {
+        step: u64,
+    },
     /// A stored input is damaged; it has been set aside.
-    Damaged { producer: NodeId, what: String },
+    Damaged {
+        producer: NodeId,
+        what: String,
+    },
 }
 
 /// What is known once it has ended.
@@ -124,7 +129,11 @@ impl Attempt {
         }
         fs_err::create_dir_all(self.folder.join("out"))?;
         let log = fs_err::OpenOptions::new().create(true).append(true).read(true).open(&self.log)?;
-        if self.entry.open { self.run_program(store, control, tell, usage, &log) } else { self.run_worker(store, control, tell, usage, &log) }
+        if self.entry.open {
+            self.run_program(store, control, tell, usage, &log)
+        } else {
+            self.run_worker(store, control, tell, usage, &log)
+        }
     }
 
     fn run_worker(
@@ -156,7 +165,8 @@ impl Attempt {
             *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = Some(stdin);
             sent
         });
-        let last = child.stdout.take().map(|stdout| self.listen(BufReader::new(stdout), log, tell)).transpose()?.flatten();
+        let last =
+            child.stdout.take().map(|stdout| self.listen(BufReader::new(stdout), log, tell)).transpose()?.flatten();
         // The pipe stays open until the child has closed its own: its end means that this process died.
         let (status, used) = child::wait(child, &control.leash)?;
         *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -167,11 +177,15 @@ impl Attempt {
                 self.take_outputs(store, outputs.collect())
             }
             Some(Report::Stopped { step }) => Ok(Ending::Stopped { step }),
-            Some(Report::Failed { message, help, param }) => Ok(Ending::Failed(Failure { message, help, param, ..self.failure("") })),
+            Some(Report::Failed { message, help, param }) => {
+                Ok(Ending::Failed(Failure { message, help, param, ..self.failure("") }))
+            }
             _ => {
                 let end = child::describe_end(status).unwrap_or_else(|| "it ended without a result".to_owned());
                 let unsent = sent.and_then(Result::err).map(|error| format!(" (its order could not be sent: {error})"));
-                Ok(Ending::Failed(self.failure(&format!("the stage's process did not finish: {end}{}", unsent.unwrap_or_default()))))
+                Ok(Ending::Failed(
+                    self.failure(&format!("the stage's process did not finish: {end}{}", unsent.unwrap_or_default())),
+                ))
             }
         }
     }
@@ -221,7 +235,9 @@ impl Attempt {
                 let program = prepared.command.get_program().to_string_lossy().into_owned();
                 return Ok(Ending::Failed(Failure {
                     param: Some("argv".to_owned()),
-                    help: Some("is it installed, in PATH and executable? scripts of yours belong under `files`".to_owned()),
+                    help: Some(
+                        "is it installed, in PATH and executable? scripts of yours belong under `files`".to_owned(),
+                    ),
                     ..self.failure(&format!("`{program}` cannot be started: {error}"))
                 }));
             }
@@ -244,7 +260,8 @@ impl Attempt {
                 return Ok(Ending::Failed(Failure {
                     param: Some(format!("outputs.{name}")),
                     help: Some(format!("`${{outputs.{name}}}` in `argv` gives the program this path")),
-                    ..self.failure(&format!("the program ended well, but did not make its output `{name}` at {written}"))
+                    ..self
+                        .failure(&format!("the program ended well, but did not make its output `{name}` at {written}"))
                 }));
             }
         }

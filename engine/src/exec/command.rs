@@ -33,7 +33,12 @@ impl From<std::io::Error> for CannotPrepare {
 }
 
 /// Makes the working folder `work` and the command line. `params` has its files resolved.
-pub(super) fn prepare(params: &serde_json::Value, job: &Job, work: &Utf8Path, log: &fs_err::File) -> Result<Prepared, CannotPrepare> {
+pub(super) fn prepare(
+    params: &serde_json::Value,
+    job: &Job,
+    work: &Utf8Path,
+    log: &fs_err::File,
+) -> Result<Prepared, CannotPrepare> {
     let params: CommandParams = serde_json::from_value(params.clone())
         .map_err(|error| CannotPrepare { message: format!("the parameters do not fit: {error}"), param: None })?;
     fs_err::create_dir_all(work)?;

@@ -35,7 +35,8 @@ impl Committer {
     /// Starts the thread; `tell` hears of every batch.
     pub(super) fn start(store: Arc<Store>, tell: impl Fn(Committed) + Send + 'static) -> std::io::Result<Self> {
         let (queue, records) = channel();
-        let thread = std::thread::Builder::new().name("commit".to_owned()).spawn(move || commit_all(&store, &records, tell))?;
+        let thread =
+            std::thread::Builder::new().name("commit".to_owned()).spawn(move || commit_all(&store, &records, tell))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

@@ -40,7 +40,8 @@ pub fn forecast(plan: &Plan, store: &Arc<Store>, chosen: &[bool], forced: &[bool
         if !chosen[id.index()] {
             continue;
         }
-        let open: Vec<NodeId> = plan.graph.dependencies(*id).into_iter().filter(|needed| outputs[needed.index()].is_none()).collect();
+        let open: Vec<NodeId> =
+            plan.graph.dependencies(*id).into_iter().filter(|needed| outputs[needed.index()].is_none()).collect();
         forecasts[id.index()] = if open.is_empty() {
             let inputs = keys.inputs_of(*id, &outputs)?;
             let key = inputs.key();

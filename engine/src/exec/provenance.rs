@@ -15,7 +15,10 @@ pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
     all.insert("sepia_version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     all.insert("sepia_binary".to_owned(), json!(binary.map(|digest| digest.to_string())));
     all.insert("host".to_owned(), json!(text(system.nodename())));
-    all.insert("os".to_owned(), json!(format!("{} {} {}", text(system.sysname()), text(system.release()), text(system.machine()))));
+    all.insert(
+        "os".to_owned(),
+        json!(format!("{} {} {}", text(system.sysname()), text(system.release()), text(system.machine()))),
+    );
     all.insert("cpu".to_owned(), json!(cpu_model()));
     all.insert("cpu_count".to_owned(), json!(super::slots::machine_threads()));
     all.insert("memory_bytes".to_owned(), json!(super::slots::machine_memory()));
@@ -33,7 +36,13 @@ fn cpu_model() -> Option<String> {
 fn git(folder: &Utf8Path) -> Option<Value> {
     let ask = |arguments: &[&str]| {
         let folder = if folder.as_str().is_empty() { Utf8Path::new(".") } else { folder };
-        let answer = Command::new("git").arg("-C").arg(folder).args(arguments).stderr(std::process::Stdio::null()).output().ok()?;
+        let answer = Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(arguments)
+            .stderr(std::process::Stdio::null())
+            .output()
+            .ok()?;
         answer.status.success().then(|| String::from_utf8_lossy(&answer.stdout).trim().to_owned())
     };
     let commit = ask(&["rev-parse", "HEAD"])?;

@@ -159,7 +159,10 @@ impl RunRecord {
             seed: node.seed,
             params: node.params.as_object().cloned().unwrap_or_default(),
             inputs,
-            outputs: outputs.iter().map(|(port, object)| RecordOutput { port: port.clone(), object: *object }).collect(),
+            outputs: outputs
+                .iter()
+                .map(|(port, object)| RecordOutput { port: port.clone(), object: *object })
+                .collect(),
             metrics,
             provenance: Value::Object(provenance),
         }
@@ -180,10 +183,10 @@ impl RunRecord {
         summary: Summary,
     ) -> Result<(), StoreError> {
         let chosen = || plan.nodes.iter().zip(nodes).filter(|(_, (state, _))| *state != NodeState::Outside);
-        let listing: Vec<PlanNode> = chosen()
-            .map(|(node, (_, key))| PlanNode { node: node.name.clone(), key: key.map(|key| key.0) })
-            .collect();
-        let told = plan.ids().zip(nodes).filter(|(_, (state, _))| !matches!(state, NodeState::Outside | NodeState::Cached));
+        let listing: Vec<PlanNode> =
+            chosen().map(|(node, (_, key))| PlanNode { node: node.name.clone(), key: key.map(|key| key.0) }).collect();
+        let told =
+            plan.ids().zip(nodes).filter(|(_, (state, _))| !matches!(state, NodeState::Outside | NodeState::Cached));
         let rows: Vec<RunNode> = told
             .map(|(id, (state, key))| RunNode {
                 run: self.run.clone(),
@@ -240,6 +243,8 @@ fn outcome_name(state: NodeState) -> &'static str {
         NodeState::Skipped(_) => "skipped",
         NodeState::Cancelled => "cancelled",
         NodeState::Cached => "cached",
-        NodeState::Outside | NodeState::Waiting | NodeState::Ready | NodeState::Blocked | NodeState::Running => "unfinished",
+        NodeState::Outside | NodeState::Waiting | NodeState::Ready | NodeState::Blocked | NodeState::Running => {
+            "unfinished"
+        }
     }
 }

@@ -84,7 +84,12 @@ enum Wake {
 ///
 /// # Errors
 /// [`RunError`]; stages that fail are in the report instead.
-pub fn run(plan: &Plan, store: &Arc<Store>, options: &RunOptions, listeners: &mut [&mut dyn Listener]) -> Result<RunReport, RunError> {
+pub fn run(
+    plan: &Plan,
+    store: &Arc<Store>,
+    options: &RunOptions,
+    listeners: &mut [&mut dyn Listener],
+) -> Result<RunReport, RunError> {
     let chosen = select(plan, &options.selection).map_err(RunError::Selection)?;
     let forced = super::lookup::forced(plan, &options.force, &chosen).map_err(RunError::Selection)?;
     let frozen = super::lookup::frozen(plan, &options.selection, &chosen);
@@ -275,7 +280,8 @@ impl Run<'_, '_> {
             let inputs = match self.keys.inputs_of(id, &self.outputs) {
                 Ok(inputs) => inputs,
                 Err(KeyError::File(error)) => {
-                    let failure = Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
+                    let failure =
+                        Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
                     self.fail(id, failure)?;
                     continue;
                 }
@@ -353,7 +359,8 @@ impl Run<'_, '_> {
         let params = match with_files(&node.params, &self.plan.folder) {
             Ok(params) => params,
             Err(error) => {
-                let failure = Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
+                let failure =
+                    Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
                 return self.fail(id, failure);
             }
         };
@@ -370,7 +377,10 @@ impl Run<'_, '_> {
         };
         let mut inputs = Vec::new();
         for wire in &node.wires {
-            let Some(object) = self.outputs[wire.from.index()].as_ref().and_then(|ports| ports.get(&wire.output)) else { continue };
+            let Some(object) = self.outputs[wire.from.index()].as_ref().and_then(|ports| ports.get(&wire.output))
+            else {
+                continue;
+            };
             job.inputs.entry(wire.port.clone()).or_default().push(self.store.object_path(object));
             inputs.push((wire.from, *object));
         }
@@ -515,7 +525,13 @@ impl Run<'_, '_> {
         }))
     }
 
-    fn attempt_failed(&mut self, id: NodeId, ended: &Ended, running: &RunningAttempt, failure: Failure) -> Result<(), RunError> {
+    fn attempt_failed(
+        &mut self,
+        id: NodeId,
+        ended: &Ended,
+        running: &RunningAttempt,
+        failure: Failure,
+    ) -> Result<(), RunError> {
         let outcome = if running.timed_out { Outcome::TimedOut } else { Outcome::Failed };
         self.commit(id, ended, running, outcome, Some(failure.message.clone()))?;
         let node = self.plan.node(id);
@@ -561,7 +577,14 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn commit(&mut self, id: NodeId, ended: &Ended, running: &RunningAttempt, outcome: Outcome, error: Option<String>) -> Result<(), RunError> {
+    fn commit(
+        &mut self,
+        id: NodeId,
+        ended: &Ended,
+        running: &RunningAttempt,
+        outcome: Outcome,
+        error: Option<String>,
+    ) -> Result<(), RunError> {
         let end = End { outcome, error, started_at: running.started_at, log: self.log_path(id)?.into_string() };
         let Some((key, inputs)) = &self.nodes[id.index()].key else { return Ok(()) };
         let key_of = |needed: NodeId| Some((needed, self.nodes[needed.index()].key.as_ref()?.0));

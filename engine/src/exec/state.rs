@@ -103,8 +103,24 @@ mod tests {
 
     #[test]
     fn final_states_stay_but_for_a_damaged_result() {
-        let changes = [Change::MustRun, Change::Found, Change::Held, Change::Start, Change::Finish, Change::TryAgain, Change::Fail, Change::Cancel];
-        for state in [NodeState::Done, NodeState::Cached, NodeState::Failed, NodeState::Skipped(NodeId(0)), NodeState::Cancelled, NodeState::Outside] {
+        let changes = [
+            Change::MustRun,
+            Change::Found,
+            Change::Held,
+            Change::Start,
+            Change::Finish,
+            Change::TryAgain,
+            Change::Fail,
+            Change::Cancel,
+        ];
+        for state in [
+            NodeState::Done,
+            NodeState::Cached,
+            NodeState::Failed,
+            NodeState::Skipped(NodeId(0)),
+            NodeState::Cancelled,
+            NodeState::Outside,
+        ] {
             assert!(state.is_final());
             for change in changes {
                 assert!(state.after(change).is_err(), "{state:?} {change:?}");

@@ -33,15 +33,27 @@ pub(super) struct Order {
 #[serde(tag = "report", rename_all = "kebab-case")]
 pub(super) enum Report {
     Progress(Progress),
-    Note { text: String },
-    Resumed { step: u64 },
-    Checkpoint { step: u64 },
+    Note {
+        text: String,
+    },
+    Resumed {
+        step: u64,
+    },
+    Checkpoint {
+        step: u64,
+    },
     /// The last report of a stage that ended well.
     Done,
     /// The last report of a stage that stopped as asked.
-    Stopped { step: u64 },
+    Stopped {
+        step: u64,
+    },
     /// The last report of a stage that failed.
-    Failed { message: String, help: Option<String>, param: Option<String> },
+    Failed {
+        message: String,
+        help: Option<String>,
+        param: Option<String>,
+    },
 }
 
 struct Pipe(std::io::Stdout);
@@ -96,7 +108,8 @@ pub fn work(registry: Registry) -> i32 {
 fn read_order() -> Result<Order, String> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| format!("the order cannot be read: {error}"))?;
-    let order: Order = serde_json::from_str(&line).map_err(|error| format!("the order cannot be understood: {error}"))?;
+    let order: Order =
+        serde_json::from_str(&line).map_err(|error| format!("the order cannot be understood: {error}"))?;
     if order.protocol != PROTOCOL {
         return Err(format!("the order is of protocol {}, this binary speaks {PROTOCOL}", order.protocol));
     }
@@ -119,7 +132,11 @@ fn watch_parent(stop: StopFlag) {
 fn execute(registry: Registry, order: &Order, pipe: &mut Pipe, stop: StopFlag) -> Report {
     let Some(entry) = registry.get(&order.kind).filter(|entry| entry.version == order.version) else {
         let message = format!("this binary has no stage kind `{}` of version {}", order.kind, order.version);
-        return Report::Failed { message, help: Some("the binary was replaced while it ran: run again".to_owned()), param: None };
+        return Report::Failed {
+            message,
+            help: Some("the binary was replaced while it ran: run again".to_owned()),
+            param: None,
+        };
     };
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut ctx = StageContext::new(order.job.clone(), pipe, stop)?;

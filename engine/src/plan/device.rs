@@ -42,12 +42,11 @@ fn device(word: &Word) -> Result<Device, Diagnostic> {
 fn dtype(word: &Word) -> Result<Dtype, Diagnostic> {
     match word.text.as_str() {
         "f32" => Ok(Dtype::F32),
-        "bf16" | "f16" => Err(Diagnostic::error(
-            "plan::dtype-on-cpu",
-            format!("the CPU computes in f32, not in {}", word.text),
-        )
-        .label(word.span, "needs a GPU")
-        .help("write `dtype = \"f32\"`, or leave it out")),
+        "bf16" | "f16" => {
+            Err(Diagnostic::error("plan::dtype-on-cpu", format!("the CPU computes in f32, not in {}", word.text))
+                .label(word.span, "needs a GPU")
+                .help("write `dtype = \"f32\"`, or leave it out"))
+        }
         text => Err(unknown(word, "dtype", text, &["f32", "bf16", "f16"])),
     }
 }

@@ -64,7 +64,9 @@ fn replaced<E>(value: &Value, replace: &mut impl FnMut(&[String]) -> Result<Valu
             let entries = map.iter().map(|(key, inner)| Ok((key.clone(), replaced(inner, replace)?)));
             Value::Object(entries.collect::<Result<_, E>>()?)
         }
-        Value::Array(items) => Value::Array(items.iter().map(|item| replaced(item, replace)).collect::<Result<_, E>>()?),
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| replaced(item, replace)).collect::<Result<_, E>>()?)
+        }
         leaf => leaf.clone(),
     })
 }
@@ -165,11 +167,21 @@ mod tests {
         fs_err::write(folder.join("one.txt"), "1").unwrap();
         fs_err::write(folder.join("many/b.txt"), "b").unwrap();
         fs_err::write(folder.join("many/a.txt"), "a").unwrap();
-        let params = json!({"files": {"$input": ["one.txt", "many"]}, "deep": {"list": [{"$input": ["one.txt"]}]}, "n": 3});
-        assert_eq!(external_files(&params).iter().map(|file| file.param.as_str()).collect::<Vec<_>>(), ["deep.list", "files"]);
-        let keyed = with_content::<std::io::Error>(&params, folder, |path| Ok(Digest::of_bytes(path.file_name().unwrap().as_bytes()))).unwrap();
+        let params =
+            json!({"files": {"$input": ["one.txt", "many"]}, "deep": {"list": [{"$input": ["one.txt"]}]}, "n": 3});
+        assert_eq!(
+            external_files(&params).iter().map(|file| file.param.as_str()).collect::<Vec<_>>(),
+            ["deep.list", "files"]
+        );
+        let keyed = with_content::<std::io::Error>(&params, folder, |path| {
+            Ok(Digest::of_bytes(path.file_name().unwrap().as_bytes()))
+        })
+        .unwrap();
         let (one, a, b) = (Digest::of_bytes(b"one.txt"), Digest::of_bytes(b"a.txt"), Digest::of_bytes(b"b.txt"));
-        assert_eq!(keyed["files"]["$content"], json!([one.to_string(), ["a.txt", a.to_string()], ["b.txt", b.to_string()]]));
+        assert_eq!(
+            keyed["files"]["$content"],
+            json!([one.to_string(), ["a.txt", a.to_string()], ["b.txt", b.to_string()]])
+        );
         assert_eq!(keyed["n"], json!(3));
         let files = with_files(&params, folder).unwrap();
         assert_eq!(files["deep"]["list"][0]["$input"][0]["path"], json!(folder.join("one.txt")));

@@ -50,7 +50,12 @@ impl KindInfo {
     /// its `outputs` table.
     pub(super) fn outputs(&self, decl: &StageDecl) -> Vec<OutputPort> {
         if !self.entry.open {
-            return self.entry.outputs.iter().map(|port| OutputPort { name: port.name.to_owned(), ty: port.ty }).collect();
+            return self
+                .entry
+                .outputs
+                .iter()
+                .map(|port| OutputPort { name: port.name.to_owned(), ty: port.ty })
+                .collect();
         }
         let table = decl.rest.get("outputs").and_then(|value| value.as_table());
         let names = table.into_iter().flat_map(|table| &table.entries).map(|(key, _)| key.name.clone());

@@ -82,7 +82,8 @@ impl Plan {
             let Some(resolved) = resolved else { continue };
             files.check(decl, &resolved.params, &mut found);
             let Ok(device) = device else { continue };
-            nodes[id.index()] = Some(Node::new(manifest.seed, Arc::clone(decl), kind, resolved, device, wiring.take(id)));
+            nodes[id.index()] =
+                Some(Node::new(manifest.seed, Arc::clone(decl), kind, resolved, device, wiring.take(id)));
         }
         found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
         found.dedup();

@@ -76,7 +76,11 @@ impl Scope<'_> {
             return all
                 .filter_map(|(input, word)| {
                     let (from, output) = self.split(word)?;
-                    Some(PlannedWire { port: input.port.name.clone(), from, output: output.unwrap_or_default().to_owned() })
+                    Some(PlannedWire {
+                        port: input.port.name.clone(),
+                        from,
+                        output: output.unwrap_or_default().to_owned(),
+                    })
                 })
                 .collect();
         };
@@ -103,13 +107,10 @@ impl Scope<'_> {
         wires
     }
 
-    /// Splits `stage` or `stage.output`. The names of sweep cells may hold dots: the whole text is tried first.
+    /// Splits `stage` or `stage.output`.
     fn split<'w>(&self, word: &'w Word) -> Option<(NodeId, Option<&'w str>)> {
-        if let Some(id) = self.by_name.get(word.text.as_str()) {
-            return Some((*id, None));
-        }
-        let (stage, output) = word.text.rsplit_once('.')?;
-        self.by_name.get(stage).map(|id| (*id, Some(output)))
+        let (stage, output) = word.reference();
+        self.by_name.get(stage).map(|id| (*id, output))
     }
 
     fn join(
@@ -122,9 +123,12 @@ impl Scope<'_> {
     ) {
         if input.from.len() > 1 && !port.many {
             found.push(
-                Diagnostic::error("plan::too-many-inputs", format!("the port `{}` takes one input, not {}", port.name, input.from.len()))
-                    .label(input.from[1].span, "the second one")
-                    .help("write one stage per input, or a stage that takes a list"),
+                Diagnostic::error(
+                    "plan::too-many-inputs",
+                    format!("the port `{}` takes one input, not {}", port.name, input.from.len()),
+                )
+                .label(input.from[1].span, "the second one")
+                .help("write one stage per input, or a stage that takes a list"),
             );
             return;
         }
@@ -145,7 +149,10 @@ impl Scope<'_> {
     fn missing_input(&self, decl: &StageDecl, port: Port) -> Diagnostic {
         let offers = self.stages.iter().filter(|other| {
             other.name != decl.name
-                && self.kinds.get(&other.kind.text).is_some_and(|kind| kind.outputs(other).iter().any(|out| out.ty == port.ty))
+                && self
+                    .kinds
+                    .get(&other.kind.text)
+                    .is_some_and(|kind| kind.outputs(other).iter().any(|out| out.ty == port.ty))
         });
         let offers: Vec<&str> = offers.map(|other| other.name.name.as_str()).take(5).collect();
         let error = Diagnostic::error(
@@ -157,14 +164,19 @@ impl Scope<'_> {
             Some(first) => error.help(format!(
                 "add `inputs = {{ {} = \"{first}\" }}`{}",
                 port.name,
-                if offers.len() > 1 { format!(" (also of that type: {})", offers[1..].join(", ")) } else { String::new() }
+                if offers.len() > 1 {
+                    format!(" (also of that type: {})", offers[1..].join(", "))
+                } else {
+                    String::new()
+                }
             )),
-            None => error.help(format!("no stage of this manifest has an output of type `{}`: add one that does", port.ty.0)),
+            None => error
+                .help(format!("no stage of this manifest has an output of type `{}`: add one that does", port.ty.0)),
         }
     }
 
     fn unknown_stage(&self, word: &Word) -> Diagnostic {
-        let stage = word.text.split('.').next().unwrap_or(&word.text);
+        let (stage, _) = word.reference();
         let names: Vec<&str> = self.stages.iter().map(|decl| decl.name.name.as_str()).collect();
         let error = Diagnostic::error("plan::unknown-stage", format!("there is no stage `{stage}`"))
             .label(word.span, "not a stage of this manifest");
@@ -201,7 +213,13 @@ fn pick_output(outputs: &[OutputPort], wanted: Option<&str>, ty: PortType) -> Re
     }
 }
 
-fn output_error(problem: &OutputProblem, decl: &StageDecl, producer: &StageDecl, word: &Word, port: Port) -> Diagnostic {
+fn output_error(
+    problem: &OutputProblem,
+    decl: &StageDecl,
+    producer: &StageDecl,
+    word: &Word,
+    port: Port,
+) -> Diagnostic {
     let stage = &producer.name.name;
     match problem {
         OutputProblem::Unknown { wanted, has } => {
@@ -224,13 +242,19 @@ fn output_error(problem: &OutputProblem, decl: &StageDecl, producer: &StageDecl,
                 "plan::port-type",
                 format!("`{}` takes {} for `{}`, which `{stage}` does not give", decl.name.name, port.ty.0, port.name),
             )
-            .label(word.span, format!("`{stage}` gives: {}", if has.is_empty() { "nothing".to_owned() } else { has.join(", ") }))
+            .label(
+                word.span,
+                format!("`{stage}` gives: {}", if has.is_empty() { "nothing".to_owned() } else { has.join(", ") }),
+            )
             .help(format!("connect a stage with an output of type `{}`", port.ty.0))
         }
         OutputProblem::Ambiguous { fits } => {
             Diagnostic::error("plan::ambiguous-output", format!("`{stage}` has {} outputs that fit here", fits.len()))
                 .label(word.span, "which one?")
-                .help(format!("write one of: {}", fits.iter().map(|name| format!("\"{stage}.{name}\"")).collect::<Vec<_>>().join(", ")))
+                .help(format!(
+                    "write one of: {}",
+                    fits.iter().map(|name| format!("\"{stage}.{name}\"")).collect::<Vec<_>>().join(", ")
+                ))
         }
     }
 }

@@ -83,9 +83,13 @@ mod tests {
     #[test]
     fn figures_are_short_and_exact_enough() {
         let durations = [0.0412, 9.994, 9.996, 59.94, 59.96, 245.2, 3599.6, 7625.0].map(duration);
-        assert_eq!(durations, ["0.04 s", "9.99 s", "10.0 s", "59.9 s", "1 min 00 s", "4 min 05 s", "1 h 00 min", "2 h 07 min"]);
+        assert_eq!(
+            durations,
+            ["0.04 s", "9.99 s", "10.0 s", "59.9 s", "1 min 00 s", "4 min 05 s", "1 h 00 min", "2 h 07 min"]
+        );
         assert_eq!([0, 1023, 1536, 1_048_575, 1 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "1.0 MiB", "1.0 GiB"]);
-        let numbers = [0.0, 2.314_83, 0.25, 58_073_600.0, 1.2e-7, 123_456.7, -42.0, 0.000_123_456, f64::NAN].map(number);
+        let numbers =
+            [0.0, 2.314_83, 0.25, 58_073_600.0, 1.2e-7, 123_456.7, -42.0, 0.000_123_456, f64::NAN].map(number);
         assert_eq!(numbers, ["0", "2.3148", "0.25", "58,073,600", "1.20e-7", "123,457", "-42", "0.00012346", "NaN"]);
         assert_eq!([count(1, "stage"), count(5000, "stage")], ["1 stage", "5,000 stages"]);
     }

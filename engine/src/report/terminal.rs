@@ -87,7 +87,8 @@ impl<W: Write> Terminal<W> {
     fn progress(&mut self, node: &str, progress: &Progress) {
         let now = self.now_ms;
         let Some(running) = self.running.get_mut(node) else { return };
-        let figures: Vec<String> = progress.figures.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
+        let figures: Vec<String> =
+            progress.figures.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
         let figures = figures.join("  ");
         if self.options.bars {
             let bar = running.bar.get_or_insert_with(|| {
@@ -196,7 +197,11 @@ impl<W: Write> Listener for Terminal<W> {
             }
             RunEvent::Stopped { node, step } => {
                 self.drop_bar(node);
-                let saved = if *step > 0 { format!("{node} at step {step}, to be resumed by the next run") } else { node.clone() };
+                let saved = if *step > 0 {
+                    format!("{node} at step {step}, to be resumed by the next run")
+                } else {
+                    node.clone()
+                };
                 self.line(WARN, "Stopped", &saved);
             }
             RunEvent::Skipped { node, because } => {

@@ -65,12 +65,20 @@ impl Stage for Command {
         }
         for (name, path) in &params.outputs {
             if let Some(why) = outside(path) {
-                check.problem(format!("outputs.{name}"), format!("the output path {path:?} {why}"), "write a path inside the working folder");
+                check.problem(
+                    format!("outputs.{name}"),
+                    format!("the output path {path:?} {why}"),
+                    "write a path inside the working folder",
+                );
             }
         }
         for written in params.files.written() {
             if let Some(why) = outside(written) {
-                check.problem("files", format!("{written:?} {why}, so it has no place in the working folder"), "name it under `data`, and use `${data.NAME}`");
+                check.problem(
+                    "files",
+                    format!("{written:?} {why}, so it has no place in the working folder"),
+                    "name it under `data`, and use `${data.NAME}`",
+                );
             }
         }
         for text in params.argv.iter().chain(params.env.values()) {
@@ -102,7 +110,11 @@ fn check_placeholder(placeholder: &str, params: &CommandParams, check: &mut Chec
         "seed" | "threads" if name.is_empty() => return,
         "inputs" => {
             if !check.is_connected(name) {
-                check.problem("argv", format!("`${{{placeholder}}}`: no input `{name}` is connected"), format!("add `inputs = {{ {name} = \"STAGE\" }}`"));
+                check.problem(
+                    "argv",
+                    format!("`${{{placeholder}}}`: no input `{name}` is connected"),
+                    format!("add `inputs = {{ {name} = \"STAGE\" }}`"),
+                );
             }
             return;
         }
@@ -196,7 +208,9 @@ mod tests {
 
     #[test]
     fn paths_outside_the_working_folder_are_refused() {
-        for (path, bad) in [("out.txt", false), ("a/b", false), ("./a", false), ("../a", true), ("/a", true), ("", true), (".", true)] {
+        for (path, bad) in
+            [("out.txt", false), ("a/b", false), ("./a", false), ("../a", true), ("/a", true), ("", true), (".", true)]
+        {
             assert_eq!(outside(path).is_some(), bad, "{path}");
         }
     }

@@ -29,6 +29,8 @@ pub struct StageEntry {
     /// Whether it runs a program of the author's: inputs of any name are taken, and outputs are the keys of the node's
     /// `outputs` table.
     pub open: bool,
+    pub(crate) params_subschema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) knobs_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) resolve: fn(&Value, &mut Check<'_>) -> Result<serde_json::Value, ValueError>,
     pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
@@ -59,6 +61,8 @@ impl StageEntry {
             on_device: S::ON_DEVICE,
             params_schema: |generator| generator.root_schema_for::<S::Params>(),
             knobs_schema: |generator| generator.root_schema_for::<S::Knobs>(),
+            params_subschema: |generator| <S::Params as schemars::JsonSchema>::json_schema(generator),
+            knobs_subschema: |generator| <S::Knobs as schemars::JsonSchema>::json_schema(generator),
             threads: S::THREADS,
             open: false,
             resolve: resolve::<S>,
@@ -69,7 +73,9 @@ impl StageEntry {
 }
 
 /// The typed form with its defaults filled in: two ways to write one meaning become equal here.
-fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(value: &Value) -> Result<serde_json::Value, ValueError> {
+fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(
+    value: &Value,
+) -> Result<serde_json::Value, ValueError> {
     to_json(value, &value.decode::<T>()?)
 }
 
