@@ -49,12 +49,12 @@ impl Digest {
     /// [`StoreError::Io`] where the file cannot be opened or read.
     pub fn of_file(path: &Utf8Path) -> Result<Self> {
         let file = File::open(path).at("read", path)?;
-        Ok(Self::of_open_file(file, path)?.0)
+        let size = file.metadata().at("read", path)?.len();
+        Ok(Self::of_open_file(&file, size, path)?.0)
     }
 
-    /// The digest of an open file from its current position, and how many bytes that was.
-    pub(crate) fn of_open_file(mut file: File, path: &Utf8Path) -> Result<(Self, u64)> {
-        let expected = file.metadata().at("read", path)?.len();
+    /// The digest of an open file from its current position, and how many bytes that was; `expected` is a good guess.
+    pub(crate) fn of_open_file(mut file: &File, expected: u64, path: &Utf8Path) -> Result<(Self, u64)> {
         // One byte more than the file should have, so that the first read also finds its end.
         let room = usize::try_from(expected).map_or(PIECE, |len| len.saturating_add(1).min(PIECE));
         let mut piece = vec![0; room.max(4096)];

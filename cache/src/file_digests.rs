@@ -10,6 +10,7 @@
 //! whole; two processes that save at once may each lose what the other has learned, which costs a hash and nothing else.
 //! A damaged file counts as an empty one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{File, Metadata};
@@ -27,7 +28,7 @@ use crate::store::Store;
 const HEAD: &str = "sepia-file-digests 1 ";
 
 /// How long a file must have been left alone before its digest is remembered, in nanoseconds.
-const QUIET: i128 = 2_000_000_000;
+const QUIET: i64 = 2_000_000_000;
 
 /// How many files are remembered; beyond, those that this process did not ask for are forgotten.
 const MANY: usize = 200_000;
@@ -42,7 +43,8 @@ pub struct FileDigests {
 
 #[derive(Debug, Default)]
 struct Known {
-    entries: BTreeMap<Utf8PathBuf, Entry>,
+    // By text: comparing paths part by part takes several times as long.
+    entries: BTreeMap<String, Entry>,
     changed: bool,
 }
 
@@ -57,15 +59,15 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
-    modified: i128,
-    changed: i128,
+    modified: i64,
+    changed: i64,
     inode: u64,
     device: u64,
 }
 
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size: metadata.len(),
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
@@ -76,7 +78,7 @@ impl Stamp {
     }
 
     /// Whether the file had been left alone at `now`. A change time in the future (another host's clock) is no sign of it.
-    fn is_quiet(&self, now: i128) -> bool {
+    fn is_quiet(&self, now: i64) -> bool {
         self.changed + QUIET <= now && (self.modified + QUIET <= now || self.modified > now + QUIET)
     }
 }
@@ -101,10 +103,15 @@ impl FileDigests {
         self.digest_at(path, nanoseconds_now)
     }
 
-    fn digest_at(&self, path: &Utf8Path, now: impl Fn() -> i128) -> Result<Digest> {
-        let path = camino::absolute_utf8(path).at("find", path)?;
-        let stamp = Stamp::of(&std::fs::metadata(&path).at("read", &path)?);
-        if let Some(entry) = self.known().entries.get_mut(&path)
+    fn digest_at(&self, path: &Utf8Path, now: impl Fn() -> i64) -> Result<Digest> {
+        let path = if path.is_absolute() {
+            Cow::Borrowed(path)
+        } else {
+            Cow::Owned(camino::absolute_utf8(path).at("find", path)?)
+        };
+        let path: &Utf8Path = &path;
+        let stamp = Stamp::of(&std::fs::metadata(path).at("read", path)?);
+        if let Some(entry) = self.known().entries.get_mut(path.as_str())
             && entry.stamp == stamp
         {
             entry.used = true;
@@ -112,17 +119,16 @@ impl FileDigests {
         }
         // Hashed without the lock: other threads go on. Only if the file is the same before and after was it at rest.
         let before = now();
-        let file = File::open(&path).at("read", &path)?;
-        let stamp = Stamp::of(&file.metadata().at("read", &path)?);
-        let after = file.try_clone().at("read", &path)?;
-        let (digest, _) = Digest::of_open_file(file, &path)?;
-        let still = Stamp::of(&after.metadata().at("read", &path)?) == stamp;
+        let file = File::open(path).at("read", path)?;
+        let stamp = Stamp::of(&file.metadata().at("read", path)?);
+        let (digest, _) = Digest::of_open_file(&file, stamp.size, path)?;
+        let still = Stamp::of(&file.metadata().at("read", path)?) == stamp;
         let mut known = self.known();
         // A line break in a name would break the line; such files are rare enough to be hashed each time.
         if still && stamp.is_quiet(before) && !path.as_str().contains('\n') {
-            known.entries.insert(path, Entry { stamp, digest, used: true });
+            known.entries.insert(path.as_str().to_owned(), Entry { stamp, digest, used: true });
             known.changed = true;
-        } else if known.entries.remove(&path).is_some() {
+        } else if known.entries.remove(path.as_str()).is_some() {
             known.changed = true;
         }
         Ok(digest)
@@ -154,12 +160,12 @@ impl FileDigests {
     }
 }
 
-fn nanoseconds_now() -> i128 {
+fn nanoseconds_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i128::try_from(since.as_nanos()).unwrap_or(0)
+    i64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
-fn write(entries: &BTreeMap<Utf8PathBuf, Entry>) -> String {
+fn write(entries: &BTreeMap<String, Entry>) -> String {
     let mut lines = String::with_capacity(entries.len() * 192);
     for (path, Entry { stamp, digest, .. }) in entries {
         let Stamp { size, modified, changed, inode, device } = stamp;
@@ -170,7 +176,7 @@ fn write(entries: &BTreeMap<Utf8PathBuf, Entry>) -> String {
 }
 
 /// The entries of the file; none, if it is missing or damaged.
-fn read(path: &Utf8Path) -> BTreeMap<Utf8PathBuf, Entry> {
+fn read(path: &Utf8Path) -> BTreeMap<String, Entry> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.split_once('\n').filter(|(head, lines)| {
         head.strip_prefix(HEAD).is_some_and(|digest| digest.parse().ok() == Some(Digest::of_bytes(lines.as_bytes())))
@@ -178,7 +184,7 @@ fn read(path: &Utf8Path) -> BTreeMap<Utf8PathBuf, Entry> {
     whole.map(|(_, lines)| lines.lines().filter_map(parse).collect()).unwrap_or_default()
 }
 
-fn parse(line: &str) -> Option<(Utf8PathBuf, Entry)> {
+fn parse(line: &str) -> Option<(String, Entry)> {
     let mut words = line.splitn(7, ' ');
     let digest = words.next()?.parse().ok()?;
     let size = words.next()?.parse().ok()?;
@@ -186,7 +192,7 @@ fn parse(line: &str) -> Option<(Utf8PathBuf, Entry)> {
     let changed = words.next()?.parse().ok()?;
     let inode = words.next()?.parse().ok()?;
     let device = words.next()?.parse().ok()?;
-    let path = Utf8PathBuf::from(words.next()?);
+    let path = words.next()?.to_owned();
     Some((path, Entry { stamp: Stamp { size, modified, changed, inode, device }, digest, used: false }))
 }
 
@@ -211,7 +217,7 @@ mod tests {
     }
 
     /// A clock that says so many seconds after the file's last change.
-    fn seconds_after(file: &Utf8Path, seconds: i128) -> impl Fn() -> i128 {
+    fn seconds_after(file: &Utf8Path, seconds: i64) -> impl Fn() -> i64 {
         let stamp = Stamp::of(&std::fs::metadata(file).unwrap());
         move || stamp.changed + seconds * 1_000_000_000
     }

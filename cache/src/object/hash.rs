@@ -19,8 +19,17 @@ pub struct HashedOutput {
     pub object: ObjectRef,
     /// The listing, if it is a folder.
     pub listing: Option<Listing>,
-    /// Files that have a second name somewhere, which must be copied (relative paths; empty for the output itself).
-    pub(crate) shared: Vec<String>,
+    /// What the file system says of each file, in the order of the listing.
+    pub(crate) stats: Vec<FileStat>,
+}
+
+/// What matters of a file beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStat {
+    /// It has a second name somewhere, through which it could be changed: it must be copied.
+    pub(crate) shared: bool,
+    /// Its permissions.
+    pub(crate) mode: u32,
 }
 
 /// Hashes a file or a folder, the files of a folder in parallel.
@@ -33,23 +42,23 @@ pub fn hash_output(path: &Utf8Path) -> Result<HashedOutput> {
 }
 
 fn hash_file(path: &Utf8Path) -> Result<HashedOutput> {
-    let (digest, bytes, shared) = hash_one(path)?;
+    let (digest, bytes, stat) = hash_one(path)?;
     let object = ObjectRef { digest, kind: ObjectKind::File, bytes, files: 1 };
-    Ok(HashedOutput { object, listing: None, shared: if shared { vec![String::new()] } else { Vec::new() } })
+    Ok(HashedOutput { object, listing: None, stats: vec![stat] })
 }
 
 fn hash_tree(path: &Utf8Path) -> Result<HashedOutput> {
     let walked = walk(path)?;
-    let hashed = walked
+    let (files, stats) = walked
         .files
         .into_par_iter()
         .map(|name| {
-            let (digest, bytes, shared) = hash_one(&path.join(&name))?;
-            Ok((ListedFile { path: name, bytes, digest }, shared))
+            let (digest, bytes, stat) = hash_one(&path.join(&name))?;
+            Ok((ListedFile { path: name, bytes, digest }, stat))
         })
-        .collect::<Result<Vec<_>>>()?;
-    let shared = hashed.iter().filter(|(_, shared)| *shared).map(|(file, _)| file.path.clone()).collect();
-    let files = hashed.into_iter().map(|(file, _)| file).collect();
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .unzip();
     let listing = Listing { files, empty_folders: walked.empty_folders };
     let object = ObjectRef {
         digest: listing.digest(),
@@ -57,13 +66,13 @@ fn hash_tree(path: &Utf8Path) -> Result<HashedOutput> {
         bytes: listing.bytes(),
         files: listing.files.len() as u64,
     };
-    Ok(HashedOutput { object, listing: Some(listing), shared })
+    Ok(HashedOutput { object, listing: Some(listing), stats })
 }
 
-/// Digest and size of a file, and whether it has a second name.
-fn hash_one(path: &Utf8Path) -> Result<(Digest, u64, bool)> {
+fn hash_one(path: &Utf8Path) -> Result<(Digest, u64, FileStat)> {
     let file = File::open(path).at("read", path)?;
-    let shared = file.metadata().at("read", path)?.nlink() > 1;
-    let (digest, bytes) = Digest::of_open_file(file, path)?;
-    Ok((digest, bytes, shared))
+    let metadata = file.metadata().at("read", path)?;
+    let stat = FileStat { shared: metadata.nlink() > 1, mode: metadata.mode() };
+    let (digest, bytes) = Digest::of_open_file(&file, metadata.len(), path)?;
+    Ok((digest, bytes, stat))
 }

@@ -1,11 +1,12 @@
 //! Taking an output into the store. The steps and what a crash leaves between them: see the head of [`super`].
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
 use camino::Utf8Path;
 use rayon::prelude::*;
 
-use super::hash::HashedOutput;
+use super::hash::{FileStat, HashedOutput};
 use super::place::{Placed, copy_synced, place, remove};
 use super::walk::{Walked, plain_metadata, walk};
 use super::{ObjectKind, ObjectRef};
@@ -33,8 +34,8 @@ impl Store {
                 if !same {
                     return Err(StoreError::OutputChanged { path: path.to_owned() });
                 }
-                unshare(path, output)?;
-                walked.files.par_iter().try_for_each(|file| make_read_only(&path.join(file)))?;
+                let files = walked.files.par_iter().zip(&output.stats);
+                files.try_for_each(|(file, stat)| make_ours(&path.join(file), *stat))?;
                 self.insert_tree(path, &object, &listing.canonical(), &walked)?;
             }
             _ => {
@@ -42,8 +43,7 @@ impl Store {
                 if !metadata.is_file() || metadata.len() != object.bytes {
                     return Err(StoreError::OutputChanged { path: path.to_owned() });
                 }
-                unshare(path, output)?;
-                make_read_only(path)?;
+                output.stats.iter().try_for_each(|stat| make_ours(path, *stat))?;
                 self.insert_file(path, &object)?;
             }
         }
@@ -100,29 +100,20 @@ impl Store {
     }
 }
 
-/// Gives every file that has a second name a body of its own.
-fn unshare(path: &Utf8Path, output: &HashedOutput) -> Result<()> {
-    output.shared.par_iter().try_for_each(|name| {
-        let file = if name.is_empty() { path.to_owned() } else { path.join(name) };
-        let copy = unique_sibling(&file);
-        copy_synced(&file, &copy)?;
-        std::fs::rename(&copy, &file).at("copy", &file)
-    })
-}
-
-fn make_read_only(path: &Utf8Path) -> Result<()> {
-    let metadata = std::fs::symlink_metadata(path).at("read", path)?;
-    let mode = metadata.permissions().mode();
-    if mode & 0o222 == 0 && mode & 0o444 == 0o444 {
-        return Ok(());
+/// Makes a file read-only, after giving it a body of its own if it has a second name. Whether it can be executed stays.
+fn make_ours(path: &Utf8Path, stat: FileStat) -> Result<()> {
+    if stat.shared {
+        let copy = unique_sibling(path);
+        copy_synced(path, &copy)?;
+        std::fs::rename(&copy, path).at("copy", path)?;
     }
-    let mode = (mode & !0o222) | 0o444;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).at("make read-only", path)
+    let mode = (stat.mode & 0o777 & !0o222) | 0o444;
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).at("make read-only", path)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use camino::Utf8PathBuf;
 
@@ -223,6 +214,15 @@ mod tests {
         }
         let aside = std::fs::read_dir(f.store.root().join("damaged")).unwrap().count();
         assert_eq!(aside, 3, "a file, a tree and its listing");
+    }
+
+    #[test]
+    fn a_program_stays_one() {
+        let f = Fixture::new();
+        let program = f.file("program", b"#!/bin/sh");
+        std::fs::set_permissions(&program, Permissions::from_mode(0o750)).unwrap();
+        let stored = f.store.object_path(&f.insert(&program));
+        assert_eq!(std::fs::metadata(stored).unwrap().permissions().mode() & 0o777, 0o554);
     }
 
     #[test]

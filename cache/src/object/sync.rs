@@ -1,6 +1,6 @@
 //! What must reach the disk before a record may name it, gathered so that many small outputs share one sync.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -19,22 +19,37 @@ const MANY: usize = 24;
 /// Files and folders that were placed and not synced yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    files: BTreeSet<Utf8PathBuf>,
-    folders: BTreeSet<Utf8PathBuf>,
+    paths: HashSet<Utf8PathBuf>,
+    /// There are more than are worth listing.
+    many: bool,
 }
 
 impl Pending {
     /// A file that was placed. With it go the folder it is in, and that folder's own name: another process may have made it
     /// a moment ago and not synced it yet.
     pub(super) fn file(&mut self, path: &Utf8Path) {
-        self.files.insert(path.to_owned());
-        self.folders.extend(path.ancestors().skip(1).take(2).map(Utf8Path::to_owned));
+        self.add(path.ancestors().take(3).map(Utf8Path::to_owned));
     }
 
+    /// The inside of a tree that was placed.
     pub(super) fn tree(&mut self, path: &Utf8Path, walked: &Walked) {
-        self.files.extend(walked.files.iter().map(|file| path.join(file)));
-        self.folders.extend(walked.folders.iter().map(|folder| path.join(folder)));
-        self.folders.insert(path.to_owned());
+        if walked.files.len() >= MANY {
+            self.many = true;
+            return;
+        }
+        self.add(walked.files.iter().chain(&walked.folders).map(|name| path.join(name)));
+        self.add(std::iter::once(path.to_owned()));
+    }
+
+    fn add(&mut self, paths: impl Iterator<Item = Utf8PathBuf>) {
+        if !self.many {
+            self.paths.extend(paths);
+            self.many = self.paths.len() >= MANY;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty() && !self.many
     }
 }
 
@@ -46,11 +61,11 @@ impl Store {
     /// Those of the disk. What was to be synced then stays pending.
     pub fn sync_pending(&self) -> Result<()> {
         let mut pending = self.pending();
-        if pending.files.is_empty() {
+        if pending.is_empty() {
             return Ok(());
         }
         crash_point::reached("sync objects")?;
-        if pending.files.len() + pending.folders.len() >= MANY {
+        if pending.many {
             let mut devices = BTreeSet::new();
             for name in ["objects", "trees"] {
                 let path = self.layout.folder(name);
@@ -61,8 +76,7 @@ impl Store {
             }
         } else {
             // In any order, and at once: a file system can write several down together.
-            let paths: Vec<_> = pending.files.iter().chain(&pending.folders).collect();
-            paths.into_par_iter().try_for_each(|path| {
+            pending.paths.par_iter().try_for_each(|path| {
                 let file = File::open(path).at("sync", path)?;
                 file.sync_all().at("sync", path)
             })?;
