@@ -52,20 +52,20 @@ fn a_flipped_byte_is_noticed_by_verify_and_before_it_is_used() {
 }
 
 #[test]
-fn a_lost_or_broken_database_is_rebuilt_from_the_store() {
-    for damage in ["", "not a database at all, but long enough to be read as a header of one"] {
-        let project = Project::training();
-        project.run("tiny.toml");
-        for side in ["results.db-wal", "results.db-shm"] {
-            let _ = std::fs::remove_file(project.path(".sepia").join(side));
-        }
-        let database = project.path(".sepia/results.db");
-        if damage.is_empty() {
-            std::fs::remove_file(database).unwrap()
-        } else {
-            std::fs::write(database, damage).unwrap()
-        }
-        let done = project.run("tiny.toml");
-        assert!(done.err.contains("0 ran, 4 cached"), "{}", done.err);
+fn a_lost_database_is_rebuilt_from_the_store_and_a_broken_one_is_not_overwritten() {
+    let project = Project::training();
+    project.run("tiny.toml");
+    let database = project.path(".sepia/results.db");
+    for side in ["results.db-wal", "results.db-shm"] {
+        let _ = std::fs::remove_file(project.path(".sepia").join(side));
     }
+    std::fs::write(&database, "not a database at all, but long enough to be read as the header of one").unwrap();
+    let refused = project.sepia(&["run", "tiny.toml"]);
+    assert_eq!(refused.code, 3, "{}", refused.err);
+    assert!(refused.err.contains("move it away"), "{}", refused.err);
+
+    std::fs::rename(&database, project.path("broken.db")).unwrap();
+    let done = project.run("tiny.toml");
+    assert!(done.err.contains("0 ran, 4 cached"), "{}", done.err);
+    assert_eq!(project.executions(), 4);
 }

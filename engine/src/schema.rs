@@ -19,7 +19,12 @@ pub fn manifest_schema(registry: Registry) -> Value {
     let stages: Vec<Value> = registry.iter().map(|entry| stage_schema(entry, &mut generator)).collect();
     let defaults: Map<String, Value> = registry
         .iter()
-        .map(|entry| (entry.kind.to_owned(), json!({ "type": "object", "description": format!("Defaults of every `{}` stage.", entry.kind) })))
+        .map(|entry| {
+            (
+                entry.kind.to_owned(),
+                json!({ "type": "object", "description": format!("Defaults of every `{}` stage.", entry.kind) }),
+            )
+        })
         .collect();
     let definitions: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
     json!({
@@ -72,7 +77,8 @@ fn stage_schema(entry: &StageEntry, generator: &mut SchemaGenerator) -> Value {
 
 /// The keys of every stage. Their meaning is that of [`StageDecl`](crate::manifest::StageDecl).
 fn common(entry: &StageEntry) -> Map<String, Value> {
-    let reference = json!({ "type": "string", "description": "`STAGE`, `STAGE.OUTPUT`, or cells of a sweep: `STAGE[*]`." });
+    let reference =
+        json!({ "type": "string", "description": "`STAGE`, `STAGE.OUTPUT`, or cells of a sweep: `STAGE[*]`." });
     let references = json!({ "anyOf": [reference, { "type": "array", "items": reference }] });
     let port = |port: &Port| {
         let mut schema = references.clone();

@@ -34,12 +34,14 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
             format!("{path} is not UTF-8 text: byte {}", error.utf8_error().valid_up_to()),
         )
     })?;
+    // Absolute, because programs run elsewhere.
+    let folder = absolute(folder_of(path))?;
     let mut sources = Sources::default();
     let loader = |path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string());
     let options =
         Load { profile: changes.profile.as_deref(), set: &changes.set, matrix: &changes.matrix, loader: Some(&loader) };
     let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options).and_then(|(manifest, warnings)| {
-        let mut plan = Plan::resolve(manifest, registry, folder_of(path))?;
+        let mut plan = Plan::resolve(manifest, registry, &folder)?;
         plan.warnings.splice(0..0, warnings);
         Ok(plan)
     });
@@ -68,6 +70,10 @@ fn unreadable(path: &Utf8Path, error: &std::io::Error) -> Failure {
     }
 }
 
+fn absolute(folder: &Utf8Path) -> std::io::Result<Utf8PathBuf> {
+    camino::absolute_utf8(if folder.as_str().is_empty() { Utf8Path::new(".") } else { folder })
+}
+
 fn folder_of(path: &Utf8Path) -> &Utf8Path {
     path.parent().unwrap_or(Utf8Path::new(""))
 }
@@ -81,7 +87,7 @@ pub(super) fn store_path(global: &Global, beside: Option<&Utf8Path>) -> Result<U
         return Ok(Utf8PathBuf::from(path));
     }
     let start = beside.map_or(Utf8Path::new(""), folder_of);
-    let start = camino::absolute_utf8(if start.as_str().is_empty() { Utf8Path::new(".") } else { start })?;
+    let start = absolute(start)?;
     let nearest = start.ancestors().map(|folder| folder.join(".sepia")).find(|store| store.is_dir());
     Ok(nearest.unwrap_or_else(|| start.join(".sepia")))
 }

@@ -2,7 +2,7 @@
 //!
 //! Text that is one interpolation and nothing else takes the value as it is: an integer stays one, a table stays one.
 //! Inside longer text the value is written out. A parameter may refer to others. `$${params.x}` is the text
-//! `${params.x}`; whatever else stands in `${...}` (`${inputs.data}`, `${seed}`) is not for the manifest and stays as
+//! `${params.x}`. Names that a stage declares in a `params` table of its own stay for that stage; whatever else stands in `${...}` (`${inputs.data}`, `${seed}`) is not for the manifest and stays as
 //! it is, its escapes included.
 
 mod text;
@@ -31,6 +31,7 @@ pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) -> Vec<Span>
         trail: Vec::new(),
         used: BTreeSet::new(),
         made: 0,
+        own: Vec::new(),
         found,
         failed: Vec::new(),
     };
@@ -60,15 +61,26 @@ struct Filler<'a> {
     trail: Vec<String>,
     used: BTreeSet<String>,
     made: usize,
+    /// Names of the `params` tables of the stages around, which are theirs to fill in.
+    own: Vec<String>,
     found: &'a mut Vec<Diagnostic>,
     failed: Vec<Span>,
 }
 
 impl Filler<'_> {
     fn table(&mut self, table: &mut Table) {
+        let before = self.own.len();
+        let own = table.get("params").and_then(Value::as_table);
+        self.own.extend(own.into_iter().flat_map(|own| &own.entries).map(|(key, _)| key.name.clone()));
         for (_, value) in &mut table.entries {
             self.value(value);
         }
+        self.own.truncate(before);
+    }
+
+    fn is_own(&self, path: &str) -> bool {
+        let name = path.split('.').next().unwrap_or(path);
+        self.own.iter().any(|own| own == name)
     }
 
     fn value(&mut self, value: &mut Value) {
@@ -87,7 +99,9 @@ impl Filler<'_> {
     /// What a text becomes; `None` after an error.
     fn text(&mut self, text: &str, span: Span) -> Option<ValueKind> {
         let pieces = pieces(text);
-        if let [Piece::Param(path)] = pieces.as_slice() {
+        if let [Piece::Param(path)] = pieces.as_slice()
+            && !self.is_own(path)
+        {
             let kind = self.param(path, span)?.kind;
             self.count(weight(&kind), span)?;
             return Some(kind);
@@ -96,6 +110,11 @@ impl Filler<'_> {
         for piece in pieces {
             match piece {
                 Piece::Text(text) => filled.push_str(text),
+                Piece::Param(path) if self.is_own(path) => {
+                    filled.push_str("${params.");
+                    filled.push_str(path);
+                    filled.push('}');
+                }
                 Piece::Param(path) => {
                     let value = self.param(path, span)?;
                     filled.push_str(&self.written(path, &value, span)?);

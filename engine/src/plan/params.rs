@@ -22,6 +22,7 @@ pub(super) fn resolve(
     found: &mut Vec<Diagnostic>,
 ) -> Option<Resolved> {
     let before = found.len();
+    let mut misspelt = Vec::new();
     let mut params = Table::default();
     let mut knobs = Table::default();
     for (key, value) in &decl.rest.entries {
@@ -31,28 +32,30 @@ pub(super) fn resolve(
             knobs.entries.push((key.clone(), value.clone()));
         } else {
             let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED.iter().copied());
+            misspelt.extend(nearest(&key.name, known.clone()).map(str::to_owned));
             found.push(unknown_field(&decl.kind.text, "", &key.name, key.span, known));
         }
     }
     let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
-    let params = decode_all(decl, table(params), found, |value| (kind.entry.resolve)(value, check));
-    let knobs = decode_all(decl, table(knobs), found, |value| (kind.entry.canonical_knobs)(value));
+    let params = decode_all(decl, table(params), misspelt, found, |value| (kind.entry.resolve)(value, check));
+    let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value| (kind.entry.canonical_knobs)(value));
     (found.len() == before).then_some(())?;
     Some(Resolved { params: params?, knobs: knobs? })
 }
 
 /// serde stops at the first error. To find the others, the field at fault is taken out and the rest decoded again; a
-/// field that is missing only because it was taken out is no error of the author's.
+/// field that is missing only because it was taken out, or misspelt, is no second error of the author's.
 fn decode_all<T>(
     decl: &StageDecl,
     mut value: Value,
+    mut taken_out: Vec<String>,
     found: &mut Vec<Diagnostic>,
     mut decode: impl FnMut(&Value) -> Result<T, ValueError>,
 ) -> Option<T> {
-    let mut taken_out: Vec<String> = Vec::new();
+    let mut whole = true;
     loop {
         let error = match decode(&value) {
-            Ok(decoded) => return taken_out.is_empty().then_some(decoded),
+            Ok(decoded) => return whole.then_some(decoded),
             Err(error) => error,
         };
         if let ValueErrorKind::MissingField { field } = &error.kind
@@ -61,6 +64,7 @@ fn decode_all<T>(
         {
             return None;
         }
+        whole = false;
         let top = error.path.split(['.', '[']).next().unwrap_or_default().to_owned();
         found.push(value_error(decl, &error));
         let ValueKind::Table(table) = &mut value.kind else { return None };

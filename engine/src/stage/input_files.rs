@@ -6,7 +6,11 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, SeqAccess, Visitor},
+    ser::SerializeMap,
+};
 
 /// The mark that [`InputFiles`] leaves in serialised parameters.
 pub(crate) const MARK: &str = "$input";
@@ -134,19 +138,46 @@ impl Serialize for InputFile {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Wire {
-    One(String),
-    List(Vec<String>),
-    Marked(Marked),
-}
+/// Reads a path, a list of paths, or the marked map in which the engine hands resolved files to a stage.
+struct InputFilesVisitor;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Marked {
-    #[serde(rename = "$input")]
-    input: MarkedPaths,
+impl<'de> Visitor<'de> for InputFilesVisitor {
+    type Value = InputFiles;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a path, or a list of paths, as text")
+    }
+
+    fn visit_str<E>(self, path: &str) -> Result<InputFiles, E> {
+        Ok(InputFiles { written: vec![path.to_owned()], resolved: Vec::new() })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<InputFiles, A::Error> {
+        let mut written = Vec::new();
+        while let Some(path) = list.next_element()? {
+            written.push(path);
+        }
+        Ok(InputFiles { written, resolved: Vec::new() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InputFiles, A::Error> {
+        let key: Option<String> = map.next_key()?;
+        if key.as_deref() != Some(MARK) {
+            return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Map, &self));
+        }
+        let files = match map.next_value()? {
+            MarkedPaths::Written(written) => InputFiles { written, resolved: Vec::new() },
+            MarkedPaths::Resolved(resolved) => {
+                let mut written: Vec<String> = resolved.iter().map(|file| file.written.clone()).collect();
+                written.dedup();
+                InputFiles { written, resolved }
+            }
+        };
+        match map.next_key::<String>()? {
+            Some(_) => Err(serde::de::Error::invalid_type(serde::de::Unexpected::Map, &self)),
+            None => Ok(files),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -158,19 +189,7 @@ enum MarkedPaths {
 
 impl<'de> Deserialize<'de> for InputFiles {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = Wire::deserialize(deserializer)
-            .map_err(|_| serde::de::Error::custom("expected a path, or a list of paths, as text"))?;
-        Ok(match wire {
-            Wire::One(path) => Self { written: vec![path], resolved: Vec::new() },
-            Wire::List(written) | Wire::Marked(Marked { input: MarkedPaths::Written(written) }) => {
-                Self { written, resolved: Vec::new() }
-            }
-            Wire::Marked(Marked { input: MarkedPaths::Resolved(resolved) }) => {
-                let mut written: Vec<String> = resolved.iter().map(|file| file.written.clone()).collect();
-                written.dedup();
-                Self { written, resolved }
-            }
-        })
+        deserializer.deserialize_any(InputFilesVisitor)
     }
 }
 
