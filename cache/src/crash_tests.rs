@@ -146,7 +146,7 @@ fn dump(store: &Store) -> Vec<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn killed_again_and_again(stops in prop::collection::vec(0..40usize, 1..6), lose_database: bool) {
