@@ -29,6 +29,8 @@ pub struct Store {
     pub(crate) database: Arc<Database>,
     read_only: bool,
     pending: Mutex<Pending>,
+    /// Held while journals grow, so that each writer knows where its lines begin.
+    journals: Mutex<()>,
     /// `objects/` and `trees/`, opened when they are first looked into.
     folders: [OnceLock<Option<File>>; 2],
 }
@@ -59,6 +61,7 @@ impl Store {
             database: Arc::new(database),
             read_only,
             pending: Mutex::new(Pending::default()),
+            journals: Mutex::new(()),
             folders: [OnceLock::new(), OnceLock::new()],
         };
         if read_only {
@@ -132,6 +135,10 @@ impl Store {
             ObjectKind::Tree => trees,
         };
         folder.get_or_init(|| File::open(self.layout.folder(Layout::objects(kind))).ok()).as_ref()
+    }
+
+    pub(crate) fn journals(&self) -> MutexGuard<'_, ()> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
