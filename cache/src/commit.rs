@@ -10,8 +10,10 @@ use crate::record::{Record, RecordId, journal};
 use crate::store::Store;
 
 impl Store {
-    /// Commits finished attempts: syncs the objects inserted so far, appends the records to their runs' journals (one sync
+    /// Commits finished attempts, best several at a time: syncs the objects inserted so far, appends the records to their runs' journals (one sync
     /// a run) and inserts them into the database in one transaction. Committing a record twice changes nothing.
+    ///
+    /// An inserted object can be used before its record is committed, so what depends on it need not wait for the disk.
     ///
     /// # Errors
     /// [`StoreError::BadRecord`](crate::StoreError::BadRecord) before anything is written; those of the disk and the
@@ -37,6 +39,7 @@ impl Store {
             normal.push((id, normalised));
         }
         self.sync_pending()?;
+        let _alone = self.journals();
         let mut marks = Vec::with_capacity(lines.len());
         for (run, lines) in lines {
             let (from, to) = journal::append(self, run, &lines)?;

@@ -1,6 +1,6 @@
 //! Named places at which a test can stop the code, as a kill would.
 //!
-//! Outside tests a crash point is nothing. In a test, [`stop_at`] makes the n-th crash point that the thread reaches
+//! Outside tests a crash point is nothing. In a test, `stop_at` makes the n-th crash point that the thread reaches
 //! return an error, which travels up without any cleaning on its way (the code between has none): what is on the disk
 //! then is what a killed process would leave.
 

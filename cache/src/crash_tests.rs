@@ -133,6 +133,27 @@ fn what_a_dead_run_had_journalled_is_found_again() {
     assert_eq!(store.find_run("run-1").unwrap().outcome.as_deref(), Some("died"));
 }
 
+#[test]
+fn threads_that_commit_to_one_journal_keep_it_in_step() {
+    let mut f = Fixture::new();
+    let store = &f.store;
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for i in 0..10 {
+                    store.commit(&[record(&format!("{thread}-{i}"), &[])]).unwrap();
+                }
+            });
+        }
+    });
+    let known: u64 = store.query(|c| c.query_row("SELECT bytes FROM journals", [], |row| row.get(0))).unwrap();
+    assert_eq!(known, std::fs::metadata(store.layout.records("run-1")).unwrap().len());
+    assert_eq!(store.executions().unwrap().len(), 40);
+    let before = dump(store);
+    f.reopen(|root| std::fs::remove_file(root.join("results.db")).unwrap());
+    assert_eq!(dump(&f.store), before);
+}
+
 /// All records with everything in them, in an order of their own.
 fn dump(store: &Store) -> Vec<(String, String)> {
     let mut all: Vec<_> = store
@@ -146,7 +167,7 @@ fn dump(store: &Store) -> Vec<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn killed_again_and_again(stops in prop::collection::vec(0..40usize, 1..6), lose_database: bool) {

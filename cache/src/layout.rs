@@ -33,6 +33,9 @@ pub(crate) const FORMAT: u32 = 1;
 const FOLDERS: &[&str] =
     &["objects", "trees", "records", "runs", "plans", "attempts", "checkpoints", "locks", "damaged", "cache"];
 
+/// How the names of files begin that an interrupted making of a store can leave.
+const PARTS: &[&str] = &[".gitignore", "..gitignore.", ".format."];
+
 /// The paths of one store.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -101,7 +104,12 @@ impl Layout {
             Ok(entries) => {
                 for entry in entries {
                     let name = entry.at("read", &self.root)?.file_name().to_string_lossy().into_owned();
-                    if name != ".gitignore" && !name.starts_with(".format") && !FOLDERS.contains(&name.as_str()) {
+                    let ours = FOLDERS.contains(&name.as_str()) || PARTS.iter().any(|part| name.starts_with(part));
+                    if !ours {
+                        // Another process may have made the store since we looked.
+                        if self.check()? {
+                            return Ok(());
+                        }
                         return Err(StoreError::NotAStore { root: self.root.clone(), found: name });
                     }
                 }

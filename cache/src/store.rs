@@ -29,6 +29,8 @@ pub struct Store {
     pub(crate) database: Arc<Database>,
     read_only: bool,
     pending: Mutex<Pending>,
+    /// Held while journals grow, so that each writer knows where its lines begin.
+    journals: Mutex<()>,
     /// `objects/` and `trees/`, opened when they are first looked into.
     folders: [OnceLock<Option<File>>; 2],
 }
@@ -59,6 +61,7 @@ impl Store {
             database: Arc::new(database),
             read_only,
             pending: Mutex::new(Pending::default()),
+            journals: Mutex::new(()),
             folders: [OnceLock::new(), OnceLock::new()],
         };
         if read_only {
@@ -132,6 +135,10 @@ impl Store {
             ObjectKind::Tree => trees,
         };
         folder.get_or_init(|| File::open(self.layout.folder(Layout::objects(kind))).ok()).as_ref()
+    }
+
+    pub(crate) fn journals(&self) -> MutexGuard<'_, ()> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -232,10 +239,30 @@ mod tests {
     #[test]
     fn a_store_whose_making_was_interrupted_is_completed() {
         let f = Fixture::new();
-        let half = f.tree("half", &[("objects/", b""), (".gitignore", b"*\n")]);
+        let half = f.tree(
+            "half",
+            &[("objects/", b""), (".gitignore", b"*\n"), ("..gitignore.1-2-3", b""), (".format.1-2-3", b"")],
+        );
         assert!(matches!(error(&half, OpenMode::Existing), StoreError::NoStore { .. }));
         let store = Store::open(&half, OpenMode::Create).unwrap();
         assert!(store.list_runs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn many_may_make_the_same_store_at_once() {
+        let f = Fixture::new();
+        for round in 0..10 {
+            let root = f.root.join(format!("new-{round}"));
+            std::thread::scope(|scope| {
+                for _ in 0..6 {
+                    scope.spawn(|| {
+                        let store = Store::open(&root, OpenMode::Create).unwrap();
+                        store.commit(&[record("a", &[])]).unwrap();
+                    });
+                }
+            });
+            assert_eq!(Store::open(&root, OpenMode::Existing).unwrap().executions().unwrap().len(), 1);
+        }
     }
 
     #[test]

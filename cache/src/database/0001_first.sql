@@ -63,7 +63,7 @@ CREATE TABLE artifacts (
   execution INTEGER NOT NULL,     -- -> executions.execution
   port TEXT NOT NULL,
   digest TEXT NOT NULL,           -- of a file: what b3sum prints
-  kind TEXT NOT NULL,             -- file or tree
+  type TEXT NOT NULL,             -- file or tree
   bytes INTEGER NOT NULL,
   files INTEGER NOT NULL,
   PRIMARY KEY (execution, port)

@@ -162,7 +162,7 @@ impl Loaded {
                  ORDER BY execution",
             )?;
             let mut artifacts = transaction.prepare_cached(
-                "SELECT execution, port, digest, kind, bytes, files FROM artifacts WHERE execution > ? \
+                "SELECT execution, port, digest, type, bytes, files FROM artifacts WHERE execution > ? \
                  ORDER BY execution, port",
             )?;
             let mut executions = executions.query([self.last])?;
@@ -215,7 +215,7 @@ fn point_look_up(connection: &Connection, key: &Digest) -> rusqlite::Result<Vec<
         "SELECT execution, record, run, node FROM executions WHERE key = ? AND outcome = 'done' ORDER BY execution DESC",
     )?;
     let mut artifacts = connection
-        .prepare_cached("SELECT port, digest, kind, bytes, files FROM artifacts WHERE execution = ? ORDER BY port")?;
+        .prepare_cached("SELECT port, digest, type, bytes, files FROM artifacts WHERE execution = ? ORDER BY port")?;
     let mut rows = executions.query([key.to_string()])?;
     let mut hits = Vec::new();
     while let Some(row) = rows.next()? {

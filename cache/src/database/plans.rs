@@ -43,7 +43,7 @@ impl Store {
     /// The nodes of a plan.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and those of reading.
+    /// [`StoreError::NotFound`](crate::StoreError::NotFound), and those of reading.
     pub fn plan(&self, plan: &Digest) -> Result<Vec<PlanNode>> {
         let text = plan.to_string();
         let listing: Option<String> = self.database.with(|connection| {

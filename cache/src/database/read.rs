@@ -214,7 +214,7 @@ pub(crate) fn read_record(connection: &Connection, id: &RecordId) -> rusqlite::R
             })
         })?;
     record.outputs = connection
-        .prepare_cached("SELECT port, digest, kind, bytes, files FROM artifacts WHERE execution = ? ORDER BY port")?
+        .prepare_cached("SELECT port, digest, type, bytes, files FROM artifacts WHERE execution = ? ORDER BY port")?
         .query_map([execution], |row| Ok(RecordOutput { port: row.get(0)?, object: object(row, 1)? }))?
         .collect::<rusqlite::Result<_>>()?;
     record.inputs = connection
@@ -251,7 +251,7 @@ fn read_metrics(connection: &Connection, execution: i64) -> rusqlite::Result<Met
     Ok(metrics)
 }
 
-/// The object in four columns: digest, kind, bytes, files.
+/// The object in four columns: digest, type, bytes, files.
 pub(crate) fn object(row: &Row<'_>, first: usize) -> rusqlite::Result<ObjectRef> {
     let kind = match row.get_ref(first + 1)?.as_str()? {
         "tree" => ObjectKind::Tree,

@@ -181,3 +181,95 @@ fn flatten(prefix: &str, params: &Map<String, Value>, flat: &mut Vec<(String, Sq
         flat.push((name, value));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::test_support::{Fixture, key, record};
+    use crate::{Metrics, Record, Store};
+
+    /// The rows of a query as text, as the `sqlite3` shell shows them.
+    fn rows(store: &Store, sql: &str) -> Vec<String> {
+        store
+            .query(|connection| {
+                let mut statement = connection.prepare(sql)?;
+                let columns = statement.column_count();
+                let mut rows = statement.query([])?;
+                let mut found = Vec::new();
+                while let Some(row) = rows.next()? {
+                    let values = (0..columns).map(|i| {
+                        Ok(match row.get_ref(i)? {
+                            rusqlite::types::ValueRef::Null => "NULL".to_owned(),
+                            rusqlite::types::ValueRef::Integer(integer) => integer.to_string(),
+                            rusqlite::types::ValueRef::Real(real) => format!("{real:?}"),
+                            rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                            rusqlite::types::ValueRef::Blob(_) => "a blob".to_owned(),
+                        })
+                    });
+                    found.push(values.collect::<rusqlite::Result<Vec<_>>>()?.join("|"));
+                }
+                Ok(found)
+            })
+            .unwrap()
+    }
+
+    #[test]
+    fn parameters_can_be_asked_for_by_name_and_compared() {
+        let f = Fixture::new();
+        f.store.commit(&[record("a", &[])]).unwrap();
+        let params = rows(&f.store, "SELECT name, typeof(value), value FROM params ORDER BY name");
+        let expected = [
+            "betas|text|[0.9,0.95]",
+            "lr|real|0.001",
+            "model.rank|integer|8",
+            "model.tied|text|false",
+            "name|text|x",
+            "none|null|NULL",
+        ];
+        assert_eq!(params, expected);
+        let sql = "SELECT node FROM executions JOIN params p USING (execution) WHERE p.name = 'lr' AND p.value < 0.01";
+        assert_eq!(rows(&f.store, sql), ["node-a"]);
+    }
+
+    #[test]
+    fn metrics_are_rows_and_summaries() {
+        let f = Fixture::new();
+        f.store.commit(&[record("a", &[])]).unwrap();
+        let points = rows(&f.store, "SELECT name, step, value FROM metrics ORDER BY name, step");
+        assert_eq!(points, ["loss|0|5.5", "loss|10|NULL", "loss|20|-inf", "parameters|NULL|1000000.0"]);
+        let ends = rows(&f.store, "SELECT name, points, last, lowest, highest FROM metric_summaries ORDER BY name");
+        assert_eq!(ends, ["loss|3|-inf|-inf|5.5", "parameters|1|1000000.0|1000000.0|1000000.0"]);
+    }
+
+    #[test]
+    fn artifacts_inputs_results_and_divergences() {
+        let f = Fixture::new();
+        let (one, two) = (f.object(b"one"), f.object(b"two"));
+        let later =
+            Record { started_at: 1_700_000_001_000, metrics: Metrics::default(), ..record("a", &[("out", two)]) };
+        f.store.commit(&[record("a", &[("out", one)]), later, record("b", &[("out", one)])]).unwrap();
+        let sql = "SELECT node, port, digest, type, bytes, files FROM executions JOIN artifacts USING (execution) \
+                   ORDER BY execution";
+        let artifact = |node: &str, object: &crate::ObjectRef| format!("{node}|out|{}|file|3|1", object.digest);
+        assert_eq!(rows(&f.store, sql), [artifact("node-a", &one), artifact("node-a", &two), artifact("node-b", &one)]);
+        let inputs = rows(&f.store, "SELECT port, position, digest, from_key FROM inputs WHERE execution = 1");
+        let (a, b, k) = (key("a"), key("b"), key("k"));
+        assert_eq!(inputs, [format!("data|0|{a}|{k}"), format!("data|1|{b}|NULL")]);
+        assert_eq!(rows(&f.store, "SELECT * FROM divergences"), [format!("{a}|out|2|2")]);
+        let started = rows(&f.store, "SELECT started, seed FROM results WHERE execution = 1");
+        assert_eq!(started, ["2023-11-14 22:13:20|18446744073709551615"]);
+    }
+
+    #[test]
+    fn every_table_and_column_is_explained_where_people_look() {
+        let f = Fixture::new();
+        let schema = rows(&f.store, "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view')");
+        for text in &schema {
+            let (name, sql) = text.split_once('|').unwrap();
+            let mut lines = sql.lines().skip(1);
+            assert!(lines.next().unwrap().trim().starts_with("-- "), "{name} is not explained");
+        }
+        for name in ["runs", "plans", "run_nodes", "executions", "params", "metrics", "artifacts", "inputs"] {
+            assert!(schema.iter().any(|text| text.starts_with(&format!("{name}|"))), "{name}");
+        }
+    }
+}

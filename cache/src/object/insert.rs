@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use rayon::prelude::*;
 
 use super::hash::{FileStat, HashedOutput};
-use super::place::{Placed, copy_synced, place, remove};
+use super::place::{Placed, copy, place, remove};
 use super::walk::{Walked, plain_metadata, walk};
 use super::{ObjectKind, ObjectRef};
 use crate::crash_point;
@@ -103,9 +103,9 @@ impl Store {
 /// Makes a file read-only, after giving it a body of its own if it has a second name. Whether it can be executed stays.
 fn make_ours(path: &Utf8Path, stat: FileStat) -> Result<()> {
     if stat.shared {
-        let copy = unique_sibling(path);
-        copy_synced(path, &copy)?;
-        std::fs::rename(&copy, path).at("copy", path)?;
+        let own = unique_sibling(path);
+        copy(path, &own)?;
+        std::fs::rename(&own, path).at("copy", path)?;
     }
     let mode = (stat.mode & 0o777 & !0o222) | 0o444;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).at("make read-only", path)

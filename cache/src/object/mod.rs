@@ -36,7 +36,7 @@
 //! | after the rename, before the sync | an object that no record names; after a loss of power its bytes may be wrong | when the same output comes again, the object in place is hashed before it is believed, and replaced if it is wrong |
 //! | after the sync, before the record | a good object that no record names | the same; `gc` removes it if it never comes again |
 //! | while the record is appended | a torn last line, which readers ignore | runs the stage again |
-//! | after the record, before the database | a record that the database does not show | opening the store finds that the run died and reads its records again |
+//! | after the record, before the database | a record that the database does not show | opening the store finds that the run died ([`Store::start_run`] wrote down that it began) and reads the rest of its journal |
 //! | after the database | everything | takes it from the cache |
 //!
 //! Two processes may insert the same object at once: `renameat2(RENAME_NOREPLACE)` lets one of them win; the other finds

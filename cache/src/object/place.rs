@@ -21,8 +21,8 @@ pub(super) enum Placed {
 
 /// Moves `from` to `to`, making the folder that `to` is in if it is missing.
 ///
-/// From another file system (the store's folder may be a link to one) it is copied, synced, moved and then removed: `to`
-/// appears whole there too.
+/// From another file system (the store's folder may be a link to one) it is copied beside its place, moved and then
+/// removed: `to` appears whole there too. Like a file that was moved, it is synced with all others later.
 pub(super) fn place(from: &Utf8Path, to: &Utf8Path) -> Result<Placed> {
     match rename_new(from, to) {
         Err(Errno::NOENT) => {
@@ -67,7 +67,7 @@ fn copy_over(from: &Utf8Path, to: &Utf8Path) -> Result<Placed> {
         return Ok(Placed::Occupied);
     }
     let incoming = unique_sibling(to);
-    let copied = copy_synced(from, &incoming).and_then(|()| match rename_new(&incoming, to) {
+    let copied = copy(from, &incoming).and_then(|()| match rename_new(&incoming, to) {
         Ok(placed) => Ok(placed),
         Err(e) => Err(StoreError::io("move into the store", to, e.into())),
     });
@@ -81,11 +81,11 @@ fn copy_over(from: &Utf8Path, to: &Utf8Path) -> Result<Placed> {
     copied
 }
 
-/// Copies a file or a folder and syncs every file of it.
-pub(super) fn copy_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+/// Copies a file or a folder, modes included.
+pub(super) fn copy(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     let metadata = std::fs::symlink_metadata(from).at("read", from)?;
     if metadata.is_file() {
-        return copy_file_synced(from, to);
+        return copy_file(from, to);
     }
     let walked = walk(from)?;
     std::fs::create_dir(to).at("make", to)?;
@@ -94,16 +94,15 @@ pub(super) fn copy_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
         std::fs::create_dir(&path).at("make", &path)?;
     }
     for file in &walked.files {
-        copy_file_synced(&from.join(file), &to.join(file))?;
+        copy_file(&from.join(file), &to.join(file))?;
     }
     Ok(())
 }
 
-fn copy_file_synced(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
-    // `fs::copy` takes the mode along, so the copy is as read-only as the original; it uses copy_file_range.
+fn copy_file(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+    // In the kernel where it can (copy_file_range).
     std::fs::copy(from, to).at("copy into the store", to)?;
-    let copy = std::fs::File::open(to).at("sync", to)?;
-    copy.sync_all().at("sync", to)
+    Ok(())
 }
 
 /// Removes a file or a folder with everything in it; that there is none is fine.

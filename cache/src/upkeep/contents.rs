@@ -32,7 +32,7 @@ impl Store {
     pub(super) fn referenced(&self) -> Result<BTreeSet<ObjectRef>> {
         self.database.with(|connection| {
             connection
-                .prepare_cached("SELECT DISTINCT digest, kind, bytes, files FROM artifacts")?
+                .prepare_cached("SELECT DISTINCT digest, type, bytes, files FROM artifacts")?
                 .query_map([], |row| crate::database::object(row, 0))?
                 .collect()
         })

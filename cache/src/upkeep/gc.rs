@@ -163,7 +163,7 @@ impl Store {
         };
         self.database.with(|connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT a.digest, a.kind, a.bytes, a.files FROM executions JOIN artifacts a USING (execution) WHERE key = ?",
+                "SELECT digest, type, bytes, files FROM executions JOIN artifacts USING (execution) WHERE key = ?",
             )?;
             let mut kept = BTreeSet::new();
             for key in keys {
