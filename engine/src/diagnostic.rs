@@ -89,9 +89,9 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
-    /// Where it is shown among others: by source and place; those without a place first.
-    fn order(&self) -> Option<Span> {
-        self.labels.first().map(|label| label.span)
+    /// Where it is shown among others: by source and place; those without a place last, next to the prompt.
+    fn order(&self) -> (bool, Option<Span>) {
+        (self.labels.is_empty(), self.labels.first().map(|label| label.span))
     }
 }
 

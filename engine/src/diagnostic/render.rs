@@ -121,10 +121,6 @@ mod tests {
             Diagnostic::error("store::locked", "no place at all").help("wait"),
         ];
         insta::assert_snapshot!(render(&diagnostics, &sources(), false), @r#"
-        error[store::locked]: no place at all
-         |
-         = help: wait
-
         error[manifest::unknown-field]: unknown field `max_step`
          --> quickstart.toml:5:1
           |
@@ -149,6 +145,10 @@ mod tests {
           |
         9 | note = "ärger"
           |        ^^^^^^^ ä
+
+        error[store::locked]: no place at all
+         |
+         = help: wait
         "#);
     }
 

@@ -1,5 +1,7 @@
 //! `[defaults.KIND]`: what every stage of a kind has unless it says otherwise.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{field, merge};
 use crate::diagnostic::Diagnostic;
 use crate::value::{Key, Table, Value, ValueKind};
@@ -13,27 +15,36 @@ pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) {
         defaults.entries.iter().filter(|(kind, value)| check(kind, value, found)).collect();
 
     let stages = table.entries.iter_mut().find(|(key, _)| key.name == "stages");
-    let mut kinds: Vec<String> = Vec::new();
+    let by_kind: BTreeMap<&str, usize> =
+        usable.iter().enumerate().map(|(at, (kind, _))| (kind.name.as_str(), at)).collect();
+    let mut kinds: BTreeSet<String> = BTreeSet::new();
     let mut used = vec![false; usable.len()];
     if let Some((_, Value { kind: ValueKind::Table(stages), .. })) = stages {
         for (_, stage) in &mut stages.entries {
             let ValueKind::Table(stage) = &mut stage.kind else { continue };
             let Some(kind) = stage.get("kind").and_then(Value::as_str) else { continue };
-            if let Some(at) = usable.iter().position(|(key, _)| key.name == kind)
+            if let Some(at) = by_kind.get(kind).copied()
                 && let Some((_, Value { kind: ValueKind::Table(defaults), .. })) = usable.get(at)
             {
                 used[at] = true;
                 let over = std::mem::replace(stage, defaults.clone());
                 merge::merge(stage, over);
-            } else if !kinds.iter().any(|one| one == kind) {
-                kinds.push(kind.to_owned());
+            } else {
+                kinds.insert(kind.to_owned());
             }
         }
     }
     for ((kind, _), _) in usable.iter().zip(used).filter(|(_, used)| !used) {
         let message = format!("no stage is of the kind `{}`: these defaults change nothing", kind.name);
         let warning = Diagnostic::warning("manifest::unused-defaults", message).label(kind.span, "");
-        found.push(field::unknown(warning, &kind.name, &kinds, "kinds without defaults"));
+        let warning = field::unknown_of_many(
+            warning,
+            &kind.name,
+            kinds.iter().map(String::as_str),
+            "kinds without defaults",
+            found,
+        );
+        found.push(warning);
     }
 }
 

@@ -75,6 +75,25 @@ const MAX_NAMES: usize = 200;
 /// Names that a message lists.
 const MAX_SHOWN: usize = 20;
 
+/// As [`unknown`], for names of which a manifest can have thousands, and as many errors about them: those beyond the
+/// first few that were `found` do without a suggestion.
+pub(super) fn unknown_of_many<'a>(
+    diagnostic: Diagnostic,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+    intro: &str,
+    found: &[Diagnostic],
+) -> Diagnostic {
+    if found.len() < MAX_SUGGESTIONS {
+        unknown(diagnostic, name, &known.collect::<Vec<_>>(), intro)
+    } else {
+        diagnostic.help("check the spelling")
+    }
+}
+
+/// Errors for which names are searched.
+const MAX_SUGGESTIONS: usize = 50;
+
 /// Adds "did you mean", or the whole list where nothing is near.
 pub(super) fn unknown(diagnostic: Diagnostic, name: &str, known: &[impl AsRef<str>], intro: &str) -> Diagnostic {
     let names: Vec<&str> = known.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();

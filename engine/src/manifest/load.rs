@@ -2,9 +2,14 @@
 //! `${params.x}`, defaults. Each works on spanned tables and knows nothing of stages; taking stages apart and expanding
 //! sweeps come after.
 
+use std::collections::HashSet;
+
 use super::{Manifest, defaults, extends, overrides, params, profile, read, stem};
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::value::{Span, Table};
+
+/// Errors and warnings that are handed out of one manifest.
+const MAX_FOUND: usize = 100;
 
 /// Gives the text of a file that a manifest extends, or says in words why it cannot. The path is relative to the same
 /// folder as the name of the manifest that was loaded.
@@ -49,6 +54,7 @@ impl Manifest {
             drop_consequences(&mut found, &unresolved);
             manifest
         });
+        limit(&mut found);
         match manifest {
             Some(manifest) if !found.iter().any(Diagnostic::is_error) => Ok((manifest, found)),
             _ => Err(found),
@@ -73,13 +79,25 @@ fn resolve(
     Some((table, whole, unresolved))
 }
 
+/// Keeps the first errors, and warnings where there is room: nobody reads ten thousand.
+fn limit(found: &mut Vec<Diagnostic>) {
+    let Some(more) = found.len().checked_sub(MAX_FOUND).filter(|more| *more > 0) else { return };
+    found.sort_by_key(|one| (one.severity, one.labels.first().map(|label| label.span)));
+    found.truncate(MAX_FOUND);
+    let message = format!("{more} more errors and warnings of this manifest are not shown");
+    found.push(if found.iter().any(Diagnostic::is_error) {
+        Diagnostic::error("manifest::more", message).help("correct these first")
+    } else {
+        Diagnostic::warning("manifest::more", message)
+    });
+}
+
 /// Where `${params.x}` has no value, the text that stays is not wrong a second time for not being a number.
 fn drop_consequences(found: &mut Vec<Diagnostic>, unresolved: &[Span]) {
-    if !unresolved.is_empty() {
-        found.retain(|one| {
-            one.code.starts_with("manifest::param") || !one.labels.iter().any(|label| unresolved.contains(&label.span))
-        });
-    }
+    let unresolved: HashSet<Span> = unresolved.iter().copied().collect();
+    found.retain(|one| {
+        one.code.starts_with("manifest::param") || !one.labels.iter().any(|label| unresolved.contains(&label.span))
+    });
 }
 
 #[cfg(test)]

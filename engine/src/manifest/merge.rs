@@ -72,6 +72,21 @@ pub(super) fn set(table: &mut Table, path: &[Key], value: Value) {
     }
 }
 
+/// How much there is of a table: values and bytes of text.
+pub(super) fn weight(table: &Table) -> usize {
+    table.entries.iter().map(|(key, value)| key.name.len() + weight_of(&value.kind)).sum()
+}
+
+/// How much there is of a value.
+pub(super) fn weight_of(kind: &ValueKind) -> usize {
+    match kind {
+        ValueKind::String(text) => 1 + text.len(),
+        ValueKind::Array(items) => 1 + items.iter().map(|item| weight_of(&item.kind)).sum::<usize>(),
+        ValueKind::Table(table) => 1 + weight(table),
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

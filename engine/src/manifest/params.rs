@@ -9,7 +9,7 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::field;
+use super::{field, merge};
 use crate::diagnostic::Diagnostic;
 use crate::value::{Span, Table, Value, ValueKind};
 use text::{Piece, pieces};
@@ -27,6 +27,7 @@ pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) -> Vec<Span>
     let params = taken.as_ref().and_then(|(key, value)| field::table(key, value, found)).unwrap_or(&empty);
     let mut filler = Filler {
         params,
+        index: params.entries.iter().map(|(key, value)| (key.name.as_str(), value)).collect(),
         done: BTreeMap::new(),
         trail: Vec::new(),
         used: BTreeSet::new(),
@@ -55,6 +56,7 @@ pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) -> Vec<Span>
 
 struct Filler<'a> {
     params: &'a Table,
+    index: BTreeMap<&'a str, &'a Value>,
     /// By path; `None` where it has no value, which is reported.
     done: BTreeMap<String, Option<Value>>,
     /// The paths that are being filled in, each needed by the one before.
@@ -103,7 +105,7 @@ impl Filler<'_> {
             && !self.is_own(path)
         {
             let kind = self.param(path, span)?.kind;
-            self.count(weight(&kind), span)?;
+            self.count(merge::weight_of(&kind), span)?;
             return Some(kind);
         }
         let mut filled = String::with_capacity(text.len());
@@ -190,14 +192,15 @@ impl Filler<'_> {
             self.used.insert((*first).to_owned());
         }
         while let Some(segment) = segments.next() {
-            let Some(value) = table.get(segment) else {
-                let names: Vec<&str> = table.entries.iter().map(|(key, _)| key.name.as_str()).collect();
+            let value = if walked == "params" { self.index.get(segment).copied() } else { table.get(segment) };
+            let Some(value) = value else {
+                let names = table.entries.iter().map(|(key, _)| key.name.as_str());
                 let message = format!("there is no `{segment}` in `{walked}`");
                 let error = Diagnostic::error("manifest::param-unknown", message).label(span, "");
-                let error = if names.is_empty() {
+                let error = if table.entries.is_empty() {
                     error.help(format!("add {segment} = ... to [{walked}]"))
                 } else {
-                    field::unknown(error, segment, &names, "it has")
+                    field::unknown_of_many(error, segment, names, "it has", self.found)
                 };
                 self.found.push(error);
                 self.done.insert(path.to_owned(), None);
@@ -230,15 +233,5 @@ impl Filler<'_> {
 
     fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>, help: impl Into<String>) {
         self.found.push(Diagnostic::error(code, message).label(span, "").help(help));
-    }
-}
-
-/// How much there is of a value: values and bytes of text.
-fn weight(kind: &ValueKind) -> usize {
-    match kind {
-        ValueKind::String(text) => text.len() + 1,
-        ValueKind::Array(items) => 1 + items.iter().map(|item| weight(&item.kind)).sum::<usize>(),
-        ValueKind::Table(table) => 1 + table.entries.iter().map(|(_, value)| weight(&value.kind)).sum::<usize>(),
-        _ => 1,
     }
 }

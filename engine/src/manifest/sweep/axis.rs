@@ -3,11 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::setting::{Setting, check_path, dotted, split};
 use super::{generator, label};
 use crate::diagnostic::Diagnostic;
 use crate::manifest::field;
 use crate::value::{Key, Table, Value, ValueKind};
+
+/// Axes of one stage.
+const MAX_AXES: usize = 32;
 
 /// One parameter that is swept.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl Axis {
 }
 
 /// The axes of a `matrix`, in the order of the text; `None` after an error.
-pub(super) fn axes(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Option<Vec<Axis>> {
+pub(super) fn axes(key: &Key, value: Value, budget: &mut Budget, found: &mut Vec<Diagnostic>) -> Option<Vec<Axis>> {
     field::table(key, &value, found)?;
     let ValueKind::Table(table) = value.kind else { return None };
     if table.entries.is_empty() {
@@ -49,7 +53,8 @@ pub(super) fn axes(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Opti
     }
     let before = found.len();
     let mut axes: Vec<Axis> = Vec::new();
-    flatten(table, &[], &mut axes, found);
+    flatten(table, &[], &mut axes, budget, found);
+    check_number(&axes, found)?;
     for index in 1..axes.len() {
         let (earlier, later) = axes.split_at(index);
         if let Some(later) = later.first()
@@ -64,20 +69,29 @@ pub(super) fn axes(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Opti
     (found.len() == before).then_some(axes)
 }
 
+/// Says so where there are too many axes.
+pub(super) fn check_number(axes: &[Axis], found: &mut Vec<Diagnostic>) -> Option<()> {
+    let Some(first) = axes.get(MAX_AXES) else { return Some(()) };
+    let message = format!("a stage is swept along {} axes, and at most {MAX_AXES} can be", axes.len());
+    let error = Diagnostic::error("manifest::too-large", message).label(first.key.span, "one too many");
+    found.push(error.help("sweep fewer parameters, or whole tables of them"));
+    None
+}
+
 /// Tables inside a matrix are dotted names, unless they are rules.
-fn flatten(table: Table, path: &[Key], axes: &mut Vec<Axis>, found: &mut Vec<Diagnostic>) {
+fn flatten(table: Table, path: &[Key], axes: &mut Vec<Axis>, budget: &mut Budget, found: &mut Vec<Diagnostic>) {
     for (key, value) in table.entries {
         let path: Vec<Key> = path.iter().cloned().chain(split(&key)).collect();
         match value.kind {
             ValueKind::Table(inner) if !inner.entries.is_empty() && !generator::is_rule(&inner) => {
-                flatten(inner, &path, axes, found);
+                flatten(inner, &path, axes, budget, found);
             }
             kind => {
                 if !check_path(&path, found) {
                     continue;
                 }
                 let mut axis = Axis::new(path);
-                let values = generator::values(&axis.key, Value { kind, ..value }, found);
+                let values = generator::values(&axis.key, Value { kind, ..value }, budget, found);
                 for value in values.unwrap_or_default() {
                     // One wrong value is enough to show what is wrong with an axis.
                     if axis.push(value, found).is_none() {

@@ -1,11 +1,12 @@
 //! The cells of one stage's own matrix, after `exclude` and `include`.
 
 use super::axis::{self, Axis};
+use super::budget::Budget;
 use super::label::{equal, selects};
 use super::setting::{Setting, check_path, dotted, split};
 use super::{MAX_NODES, Sweep};
 use crate::diagnostic::Diagnostic;
-use crate::manifest::field;
+use crate::manifest::{field, merge};
 use crate::value::{Key, Span, Value, ValueKind};
 
 /// A cell that has no value on an axis: the stage's own counts.
@@ -20,6 +21,18 @@ pub(super) struct Own {
     pub(super) added: Vec<Vec<Setting>>,
 }
 
+impl Own {
+    /// The most that one cell takes of the values, as [`merge::weight_of`] counts.
+    pub(super) fn weight(&self) -> usize {
+        let axis = |axis: &Axis| axis.points.iter().map(|point| merge::weight_of(&point.value.kind)).max();
+        let added = |setting: &Setting| match setting {
+            Setting::Rest(_, value) => merge::weight_of(&value.kind),
+            _ => 1,
+        };
+        self.axes.iter().filter_map(axis).sum::<usize>() + self.added.iter().flatten().map(added).sum::<usize>()
+    }
+}
+
 #[derive(Debug, Default, Clone)]
 pub(super) struct Cell {
     /// For each axis the index of its value, or [`ABSENT`].
@@ -29,27 +42,37 @@ pub(super) struct Cell {
 }
 
 /// The cells of a stage; `None` after an error.
-pub(super) fn own(stage: &Key, sweep: Sweep, found: &mut Vec<Diagnostic>) -> Option<Own> {
+pub(super) fn own(stage: &Key, sweep: Sweep, budget: &mut Budget, found: &mut Vec<Diagnostic>) -> Option<Own> {
     if sweep.is_none() {
         return Some(Own { cells: vec![Cell::default()], ..Own::default() });
     }
     let before = found.len();
     let swept = sweep.matrix.is_some();
     let axes = match sweep.matrix {
-        Some((key, value)) => axis::axes(&key, value, found),
+        Some((key, value)) => axis::axes(&key, value, budget, found),
         None => Some(Vec::new()),
     };
     let excludes = sweep.exclude.and_then(|(key, value)| tables(&key, value, found));
     let includes = sweep.include.and_then(|(key, value)| tables(&key, value, found));
     let mut own = Own { axes: axes?, ..Own::default() };
-    check_size(stage, &own.axes, found)?;
+    let size = check_size(stage, &own.axes, found)?;
+    budget.spend(size * (1 + own.axes.len()), stage, found)?;
     // Labels are needed to select by; those of values that `include` brings follow below.
     axis::label_all(&mut own.axes, found);
     if swept {
         own.cells = product(&own.axes);
     }
-    exclude(&mut own, excludes.unwrap_or_default(), found);
-    include(&mut own, includes.unwrap_or_default(), swept, found);
+    let (excludes, includes) = (excludes.unwrap_or_default(), includes.unwrap_or_default());
+    if !swept {
+        make_axes(&mut own, &includes, found);
+        axis::check_number(&own.axes, found)?;
+    }
+    // Every table is compared with every value; each may bring a value and a cell of its own.
+    let entries = excludes.len() + includes.len();
+    let values = own.axes.iter().map(|axis| axis.points.len()).sum::<usize>() + own.axes.len() * includes.len();
+    budget.spend(entries * (own.cells.len() + includes.len() + values), stage, found)?;
+    exclude(&mut own, excludes, found);
+    include(&mut own, includes, swept, found);
     if found.len() == before {
         axis::label_all(&mut own.axes, found);
     }
@@ -60,10 +83,10 @@ pub(super) fn own(stage: &Key, sweep: Sweep, found: &mut Vec<Diagnostic>) -> Opt
     (!found.iter().skip(before).any(Diagnostic::is_error)).then_some(own)
 }
 
-fn check_size(stage: &Key, axes: &[Axis], found: &mut Vec<Diagnostic>) -> Option<()> {
+fn check_size(stage: &Key, axes: &[Axis], found: &mut Vec<Diagnostic>) -> Option<usize> {
     let size = axes.iter().fold(1u128, |size, axis| size.saturating_mul(axis.points.len() as u128));
-    if size <= MAX_NODES as u128 {
-        return Some(());
+    if let Some(size) = usize::try_from(size).ok().filter(|size| *size <= MAX_NODES) {
+        return Some(size);
     }
     let factors: Vec<String> =
         axes.iter().map(|axis| format!("{} of `{}`", axis.points.len(), axis.key.name)).collect();
@@ -194,11 +217,7 @@ fn exclude(own: &mut Own, entries: Vec<Entry>, found: &mut Vec<Diagnostic>) {
 }
 
 fn include(own: &mut Own, entries: Vec<Entry>, swept: bool, found: &mut Vec<Diagnostic>) {
-    let mut originals = own.cells.len();
-    if !swept {
-        make_axes(own, &entries, found);
-        originals = 0;
-    }
+    let originals = if swept { own.cells.len() } else { 0 };
     for entry in entries {
         let mut all = Vec::new();
         given(&own.axes, &[], entry.table, &mut all);
@@ -227,10 +246,19 @@ fn include(own: &mut Own, entries: Vec<Entry>, swept: bool, found: &mut Vec<Diag
         let mut cell = Cell { at: vec![ABSENT; own.axes.len()], added: vec![number] };
         for (at, value) in values {
             let Some(axis) = own.axes.get_mut(at) else { continue };
+            let named =
+                value.as_str().filter(|_| swept && axis.points.iter().all(|point| point.value.as_table().is_some()));
             let same = axis.points.iter().position(|point| {
                 equal(&value, &point.value)
                     || matches!(value.kind, ValueKind::String(_)) && selects(&value, &point.value, &point.label)
             });
+            if let (Some(name), None) = (named, same) {
+                let names: Vec<&str> = axis.points.iter().map(|point| &*point.label).collect();
+                let message = format!("no value of the axis `{}` is called `{name}`", axis.key.name);
+                let error = Diagnostic::error("manifest::include", message).label(value.span, "");
+                found.push(field::unknown(error, name, &names, "it has"));
+                continue;
+            }
             let index = same.or_else(|| axis.push(value, found)).and_then(|index| u32::try_from(index).ok());
             if let (Some(slot), Some(index)) = (cell.at.get_mut(at), index) {
                 *slot = index;

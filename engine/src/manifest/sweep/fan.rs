@@ -183,6 +183,13 @@ pub(super) fn join(fans: &[(&Fan, &Cells)]) -> Result<Joined, usize> {
 }
 
 impl Joined {
+    /// How many cells of an input a combination takes.
+    pub(super) fn gathered<T>(&self, combination: usize, input: usize, fans: &[(Fan, T)]) -> usize {
+        let group = self.picks.get(combination * fans.len() + input);
+        let group = fans.get(input).and_then(|(fan, _)| fan.groups.get(*group?));
+        group.map_or(0, Vec::len)
+    }
+
     fn with(self, done: usize, fan: &Fan, cells: &Cells) -> Result<Self, usize> {
         // Positions of the shared axes here and there, and of the new ones there.
         let here = |id: &AxisId| self.axes.iter().position(|axis| axis == id);

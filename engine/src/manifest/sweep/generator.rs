@@ -1,6 +1,7 @@
 //! The values of an axis: a list, or a rule that makes one.
 
 use super::MAX_NODES;
+use super::budget::Budget;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::field;
 use crate::value::{Key, Table, Value, ValueKind};
@@ -17,7 +18,7 @@ pub(super) fn is_rule(table: &Table) -> bool {
 }
 
 /// The values of an axis; `None` after an error. `key` is the axis.
-pub(super) fn values(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Option<Vec<Value>> {
+pub(super) fn values(key: &Key, value: Value, budget: &mut Budget, found: &mut Vec<Diagnostic>) -> Option<Vec<Value>> {
     let span = value.span;
     let kinds = match value.kind {
         ValueKind::Array(items) if items.is_empty() => Err(("it has no values".to_owned(), "remove it, or add values")),
@@ -37,7 +38,10 @@ pub(super) fn values(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Op
         )),
     };
     match kinds {
-        Ok(kinds) => Some(kinds.into_iter().map(|kind| Value { span, kind }).collect()),
+        Ok((count, make)) => {
+            budget.spend(count, key, found)?;
+            Some((0..count).map(|index| Value { span, kind: make.at(index) }).collect())
+        }
         Err((message, help)) => {
             let error = Diagnostic::error("manifest::matrix", format!("the axis `{}`: {message}", key.name));
             found.push(error.label(span, "").help(help));
@@ -46,7 +50,42 @@ pub(super) fn values(key: &Key, value: Value, found: &mut Vec<Diagnostic>) -> Op
     }
 }
 
-type Rule = Result<Vec<ValueKind>, (String, &'static str)>;
+/// How many values, and which.
+type Rule = Result<(usize, Make), (String, &'static str)>;
+
+/// The values of a rule, by their index.
+enum Make {
+    /// From the first to the second in so many values, at equal distances.
+    Linear(f64, f64, usize),
+    /// The same at equal ratios.
+    Log(f64, f64, usize),
+    /// From the first, the second apart; the last has been checked to be a whole number.
+    Whole(i64, i64),
+}
+
+impl Make {
+    fn at(&self, index: usize) -> ValueKind {
+        match *self {
+            Self::Linear(first, .., count) | Self::Log(first, .., count) if index == 0 || count < 2 => {
+                ValueKind::Float(first)
+            }
+            Self::Linear(_, last, count) | Self::Log(_, last, count) if index + 1 == count => ValueKind::Float(last),
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+            Self::Linear(first, last, count) => {
+                let part = index as f64 / (count - 1) as f64;
+                ValueKind::Float(round(first * (1.0 - part) + last * part))
+            }
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+            Self::Log(first, last, count) => {
+                let part = index as f64 / (count - 1) as f64;
+                ValueKind::Float(round((first.ln() + (last.ln() - first.ln()) * part).exp()))
+            }
+            Self::Whole(from, step) => {
+                ValueKind::Integer(i64::try_from(index).unwrap_or(i64::MAX).wrapping_mul(step).wrapping_add(from))
+            }
+        }
+    }
+}
 
 fn rule(table: &Table) -> Rule {
     let names: Vec<&str> = table.entries.iter().map(|(key, _)| key.name.as_str()).collect();
@@ -79,17 +118,7 @@ fn space(table: &Table, name: &str) -> Rule {
         let help = "it goes between the values themselves, not their exponents: [0.0001, 0.01, 3]";
         return Err(("`logspace` expects two numbers above zero".to_owned(), help));
     }
-    let at = |index: usize| match index {
-        0 => a,
-        _ if index + 1 == count => b,
-        _ => {
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-            let part = index as f64 / (count - 1) as f64;
-            let value = if log { (a.ln() + (b.ln() - a.ln()) * part).exp() } else { a * (1.0 - part) + b * part };
-            round(value)
-        }
-    };
-    Ok((0..count).map(|index| ValueKind::Float(at(index))).collect())
+    Ok((count, if log { Make::Log(a, b, count) } else { Make::Linear(a, b, count) }))
 }
 
 /// Twelve significant digits: what is lost of the arithmetic is noise, and it would stand in every name.
@@ -133,13 +162,11 @@ fn integers(table: &Table) -> Rule {
     if step == 0 && count > 1 {
         return Err(("a step of 0 gives the same number again and again".to_owned(), "choose another step"));
     }
-    (0..count)
-        .map(|index| {
-            let offset = i64::try_from(index).ok().and_then(|index| index.checked_mul(step));
-            let value = offset.and_then(|offset| from.checked_add(offset));
-            value.map(ValueKind::Integer).ok_or(("the range leaves the whole numbers".to_owned(), "end it earlier"))
-        })
-        .collect()
+    let last = i64::try_from(count - 1).ok().and_then(|index| from.checked_add(index.checked_mul(step)?));
+    match last {
+        Some(_) => Ok((count, Make::Whole(from, step))),
+        None => Err(("the range leaves the whole numbers".to_owned(), "end it earlier")),
+    }
 }
 
 fn many(count: i64) -> Result<usize, (String, &'static str)> {

@@ -60,6 +60,7 @@
 //! which is known before they are.
 
 mod axis;
+mod budget;
 mod cells;
 mod fan;
 mod generator;

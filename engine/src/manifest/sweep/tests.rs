@@ -343,7 +343,7 @@ exclude = [{ method = "full", lr = 1 }, { method = { rank = 4 }, lr = 2.0 }]
 include = [
   { lr = 2, steps = 7 },
   { method = "galore", steps = 8, note = "later wins" },
-  { method = "fira", lr = 1 },
+  { method = { name = "fira" }, lr = 1 },
   { lr = 9 },
   { all = true },
 ]
@@ -353,7 +353,7 @@ lr = [1, 2]
 "#), @"
     train[full,lr=2] rank=1 method={ name=full } lr=2 steps=7 all=`true`
     train[galore,lr=1] rank=1 method={ name=galore rank=4 } lr=1 steps=8 note=later wins all=`true`
-    train[method=fira,lr=1] rank=1 method=fira lr=1
+    train[fira,lr=1] rank=1 method={ name=fira } lr=1
     train[lr=9] rank=1 lr=9
     ");
     insta::assert_snapshot!(load(r#"
@@ -386,6 +386,10 @@ include = [{ lr = 2, a = 1 }, { lr = 2, a = 2 }, { lr = 1, inputs = 3 }, { lr = 
 kind = "x"
 matrix.lr = [1]
 include = [{ lr = 2, a = 1 }, { lr = 2, a = 2 }]
+[stages.e]
+kind = "x"
+matrix.m = [{ name = "full" }]
+include = [{ m = "ful" }]
 "#), @r#"
     error[manifest::exclude]: `rl` is not an axis of the matrix
      --> m.toml:5:14
@@ -432,6 +436,14 @@ include = [{ lr = 2, a = 1 }, { lr = 2, a = 2 }]
        |         ^
        |
        = help: let each table of `include` differ from the others in a value of an axis
+
+    error[manifest::include]: no value of the axis `m` is called `ful`
+      --> m.toml:21:18
+       |
+    21 | include = [{ m = "ful" }]
+       |                  ^^^^^
+       |
+       = help: did you mean `full`?
     "#);
 }
 
@@ -611,7 +623,7 @@ inputs = {{ p = "a" }}
     17 | inputs = { p = "nothing" }
        |                ^^^^^^^^^
        |
-       = help: add [stages.nothing], or name another stage
+       = help: the stages are: `a`, `b`, `c`, `corpus`, `ranks`, `train`
     "#);
 }
 
@@ -704,4 +716,44 @@ fn names_are_unique_and_cells_know_where_they_come_from() {
     assert_eq!(ranks.inputs[0].from[0].reference(), ("train[galore,seed=2]", Some("model")));
     let plain = manifest.stages.first().unwrap();
     assert_eq!((&*plain.origin, plain.cell.len()), ("corpus", 0));
+}
+
+#[test]
+fn what_would_take_too_long_is_refused() {
+    let keys: String = (0..40).map(|i| format!("k{i} = [1]\n")).collect();
+    insta::assert_snapshot!(names(&format!("[stages.a]\nkind = 'x'\n[stages.a.matrix]\n{keys}")), @"
+    error[manifest::too-large]: a stage is swept along 40 axes, and at most 32 can be
+      --> m.toml:36:1
+       |
+    36 | k32 = [1]
+       | ^^^ one too many
+       |
+       = help: sweep fewer parameters, or whole tables of them
+    ");
+    let entries = "{ x = 1, y = 2 }, ".repeat(2000);
+    insta::assert_snapshot!(names(&format!(
+        "[stages.a]\nkind = 'x'\nmatrix.x = {{ count = 50000 }}\nexclude = [\n{entries}\n]\n[stages.b]\nkind = 'x'\nmatrix.x = {{ count = 90000 }}\n"
+    )), @"
+    error[manifest::too-large]: the sweeps of this manifest are too large to expand: `a` would need 200000000 steps more
+     --> m.toml:1:9
+      |
+    1 | [stages.a]
+      |         ^
+      |
+      = help: sweep fewer values, or gather fewer cells at a time; a manifest may have 100000 nodes
+    ");
+    let gather = "[stages.b]\nkind = 'x'\nmatrix.x = { count = 40000 }\n".to_owned()
+        + &(0..100).map(|i| format!("[stages.c{i}]\nkind = 'x'\ninputs.x = 'b[*]'\n")).collect::<String>();
+    insta::assert_snapshot!(names(&gather), @"
+    error[manifest::too-large]: the sweeps of this manifest are too large to expand: `c45` would need 1000010 steps more
+       --> m.toml:139:9
+        |
+    139 | [stages.c45]
+        |         ^^^
+        |
+        = help: sweep fewer values, or gather fewer cells at a time; a manifest may have 100000 nodes
+    ");
+    let many =
+        format!("[stages.b]\nkind = 'x'\nmatrix.x = [1]\n[stages.c]\nkind = 'x'\ninputs.x = [{}]", "'b', ".repeat(65));
+    assert!(names(&many).contains("by more than 64 references"));
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::budget::{Budget, WIRE};
 use super::fan::{AxisId, Cells, Fan, Shown, join};
 use super::nodes::{self, Port, Source};
 use super::reference::{self, Reference};
 use super::{MAX_NODES, Sweep, cells, plain};
-use crate::diagnostic::{Diagnostic, nearest};
-use crate::manifest::{StageDecl, Word};
+use crate::diagnostic::Diagnostic;
+use crate::manifest::{StageDecl, Word, field, merge};
 use crate::value::Key;
 
 /// Expands stages of which at least one is swept or selects cells.
@@ -17,7 +18,14 @@ pub(super) fn wire(stages: Vec<(StageDecl, Sweep)>, found: &mut Vec<Diagnostic>)
         stages.iter().enumerate().map(|(at, (stage, _))| (stage.name.name.clone(), at)).collect();
     let order = order(&stages, &names, found);
     let mut left = stages.len();
-    let mut wiring = Wiring { names, done: stages.iter().map(|_| None).collect(), axes: Vec::new(), made: 0, found };
+    let mut wiring = Wiring {
+        names,
+        done: stages.iter().map(|_| None).collect(),
+        axes: Vec::new(),
+        made: 0,
+        budget: Budget::new(),
+        found,
+    };
     let mut stages: Vec<Option<(StageDecl, Sweep)>> = stages.into_iter().map(Some).collect();
     for at in order {
         left -= 1;
@@ -90,12 +98,16 @@ pub(super) struct Done {
 /// What a stage takes of swept stages, with the number of each.
 type Fans = Vec<(Fan, usize)>;
 
+/// References of one stage to swept stages.
+const MAX_FANS: usize = 64;
+
 struct Wiring<'a> {
     names: BTreeMap<String, usize>,
     /// By stage; `None` where it is not made yet, or cannot be.
     done: Vec<Option<Done>>,
     axes: Vec<AxisInfo>,
     made: usize,
+    budget: Budget,
     found: &'a mut Vec<Diagnostic>,
 }
 
@@ -103,7 +115,7 @@ impl Wiring<'_> {
     /// Makes the nodes of a stage; `left` stages come after it.
     fn stage(&mut self, mut stage: StageDecl, sweep: Sweep, left: usize) -> Option<Done> {
         let swept = !sweep.is_none();
-        let own = cells::own(&stage.name, sweep, self.found);
+        let own = cells::own(&stage.name, sweep, &mut self.budget, self.found);
         let (inputs, fans) = self.inputs(&stage)?;
         let own = own?;
         if !swept && fans.is_empty() {
@@ -123,6 +135,11 @@ impl Wiring<'_> {
                 return None;
             }
         };
+        let gathered = |one: usize| -> usize { (0..fans.len()).map(|fan| joined.gathered(one, fan, &fans)).sum() };
+        let wires = (0..joined.count).map(gathered).sum::<usize>().saturating_mul(own.cells.len());
+        let weight = 10 + own.axes.len() + (merge::weight(&stage.rest) + own.weight()) / 8;
+        let steps = size.saturating_mul(weight).saturating_add(wires.saturating_mul(WIRE));
+        self.budget.spend(steps, &stage.name, self.found)?;
         self.made += size;
 
         let own_axes = own.axes.iter().map(|axis| AxisInfo {
@@ -175,17 +192,23 @@ impl Wiring<'_> {
             }
         };
         let Some(&at) = self.names.get(stage) else {
-            let near = nearest(stage, self.names.keys().map(String::as_str));
-            let error = error("manifest::unknown-stage", format!("there is no stage `{stage}`"));
-            self.found.push(error.help(match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("add [stages.{stage}], or name another stage"),
-            }));
+            let names = self.names.keys().map(String::as_str);
+            let unknown = error("manifest::unknown-stage", format!("there is no stage `{stage}`"));
+            let unknown = field::unknown_of_many(unknown, stage, names, "the stages are", self.found);
+            self.found.push(unknown);
             return None;
         };
         let done = self.done.get(at)?.as_ref()?;
         if select.is_none() && done.cells.axes.is_empty() {
             return Some(Source::Same(word.clone()));
+        }
+        let steps = done.cells.count * (1 + done.cells.axes.len());
+        let key = Key { name: word.text.clone(), span: word.span };
+        self.budget.spend(steps, &key, self.found)?;
+        if fans.len() == MAX_FANS {
+            let message = format!("a stage takes swept stages by more than {MAX_FANS} references");
+            self.found.push(error("manifest::too-large", message).help("gather their cells: \"stage[*]\""));
+            return None;
         }
         match Fan::new(stage, &done.cells, select.as_deref()) {
             Ok(fan) => {
