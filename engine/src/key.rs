@@ -227,7 +227,7 @@ mod tests {
             base().canonical(),
             @r#"{"device":"cpu","dtype":"f32","inputs":{"data":["831c6831fdc9a309a4c66cc3cb2fa3740a100da8b86d6fe86e9ba40deb50aa19"]},"kind":"pretrain","params":{"lr":0.01,"model":{"d_model":64}},"schema":1,"seed":7,"version":3}"#
         );
-        insta::assert_snapshot!(base().key().to_string(), @"");
+        insta::assert_snapshot!(base().key().to_string(), @"352121096c9d4298bf54204dd921e38bbbb5011b9651fff01db2234efee060c0");
     }
 
     proptest! {
