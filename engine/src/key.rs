@@ -23,7 +23,7 @@
 //! differs. Example: the key of an `evaluate` stage whose model was retrained to the very same bytes is unchanged,
 //! because the model enters by its digest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sepia_cache::Digest;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub struct KeyInputs {
     /// Version of the kind.
     pub version: u32,
     /// Canonical parameters, external files replaced by their content.
-    pub params: Value,
+    pub params: Arc<Value>,
     /// Seed, for kinds that use one.
     pub seed: Option<u64>,
     /// Content by input port, in the order of the wires.
@@ -177,7 +177,7 @@ mod tests {
             schema: KEY_SCHEMA,
             kind: "pretrain".into(),
             version: 3,
-            params: json!({"lr": 0.01, "model": {"d_model": 64}}),
+            params: Arc::new(json!({"lr": 0.01, "model": {"d_model": 64}})),
             seed: Some(7),
             inputs: BTreeMap::from([("data".to_owned(), vec![Digest::of_bytes(b"text")])]),
             device: Some("cpu".into()),
@@ -197,8 +197,8 @@ mod tests {
             ("schema", changed(|k| k.schema += 1)),
             ("kind", changed(|k| k.kind = "train".into())),
             ("version", changed(|k| k.version += 1)),
-            ("params.lr", changed(|k| k.params["lr"] = json!(0.02))),
-            ("params.model.d_model", changed(|k| k.params["model"]["d_model"] = json!(65))),
+            ("params.lr", changed(|k| Arc::make_mut(&mut k.params)["lr"] = json!(0.02))),
+            ("params.model.d_model", changed(|k| Arc::make_mut(&mut k.params)["model"]["d_model"] = json!(65))),
             ("seed", changed(|k| k.seed = Some(8))),
             ("seed", changed(|k| k.seed = None)),
             ("inputs.data", changed(|k| k.inputs.get_mut("data").unwrap()[0] = Digest::of_bytes(b"other"))),
@@ -233,7 +233,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_canonical_form_is_what_serde_reads_back(lr in any::<f64>().prop_filter("finite", |x| x.is_finite()), name in ".*") {
-            let inputs = changed(|k| { k.params = json!({"lr": lr, "name": name}); k.kind = name.clone(); });
+            let inputs = changed(|k| { k.params = Arc::new(json!({"lr": lr, "name": name})); k.kind = name.clone(); });
             let back: KeyInputs = serde_json::from_str(&inputs.canonical()).unwrap();
             prop_assert_eq!(back.key(), inputs.key());
             prop_assert_eq!(back, inputs);

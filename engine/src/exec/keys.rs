@@ -1,6 +1,6 @@
 //! Makes the key of a node once the outputs of what it needs are known.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use camino::Utf8Path;
 use sepia_cache::{Digest, FileDigests, ObjectRef, StoreError};
@@ -60,9 +60,9 @@ impl<'p> KeyMaker<'p> {
             }
         }
         let params = if self.external[id.index()] {
-            with_content(&node.params, &self.plan.folder, |path| self.digest(path))?
+            Arc::new(with_content(&node.params, &self.plan.folder, |path| self.digest(path))?)
         } else {
-            node.params.clone()
+            Arc::clone(&node.params)
         };
         Ok(KeyInputs {
             schema: KEY_SCHEMA,

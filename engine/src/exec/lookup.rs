@@ -13,13 +13,17 @@ use crate::{
 };
 
 /// Results by key.
-pub(crate) struct Lookup {
+pub struct Lookup {
     store: Arc<Store>,
     index: Index,
 }
 
 impl Lookup {
-    pub(crate) fn open(store: &Arc<Store>) -> Result<Self, StoreError> {
+    /// Reads the index of a store.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn open(store: &Arc<Store>) -> Result<Self, StoreError> {
         Ok(Self { store: Arc::clone(store), index: store.index()? })
     }
 

@@ -32,6 +32,7 @@ mod state;
 mod worker;
 
 pub use forecast::{Forecast, forecast};
+pub use lookup::Lookup;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use options::{RunOptions, Signals};
 pub use reaper::reap;

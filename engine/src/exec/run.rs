@@ -94,7 +94,6 @@ pub fn run(
     let forced = super::lookup::forced(plan, &options.force, &chosen).map_err(RunError::Selection)?;
     let frozen = super::lookup::frozen(plan, &options.selection, &chosen);
     let everyone: Vec<bool> = chosen.iter().zip(&frozen).map(|(chosen, frozen)| *chosen || *frozen).collect();
-    let lookup = Lookup::open(store)?;
     let record = RunRecord::new(plan, options);
     let run_lock = store.lock_run(&record.run)?;
     let recorder = Recorder::create(&store.run_dir(&record.run)?)?;

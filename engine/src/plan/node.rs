@@ -29,7 +29,7 @@ pub struct Node {
     /// Its kind.
     pub entry: &'static StageEntry,
     /// Canonical parameters: typed, defaults filled in. External files still stand as written.
-    pub params: serde_json::Value,
+    pub params: Arc<serde_json::Value>,
     /// Canonical knobs.
     pub knobs: serde_json::Value,
     /// Its inputs, in the order of the kind's ports and then of the manifest.
@@ -64,7 +64,7 @@ impl Node {
         Self {
             name: decl.name.name.clone(),
             entry: kind.entry,
-            params: resolved.params,
+            params: Arc::new(resolved.params),
             knobs: resolved.knobs,
             wires,
             outputs: kind.outputs(&decl),
