@@ -114,6 +114,17 @@ impl Index {
         Ok(loaded.hits(key))
     }
 
+    /// All outputs that are in memory, if they are at most `limit`: to look at many of them at once.
+    #[must_use]
+    pub fn loaded_outputs(&self, limit: usize) -> Vec<ObjectRef> {
+        let Some(loaded) = &self.loaded else { return Vec::new() };
+        let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.outputs.len() > limit {
+            return Vec::new();
+        }
+        loaded.outputs.iter().map(|(_, object)| *object).collect()
+    }
+
     /// Reads what was committed since, by whomever.
     ///
     /// # Errors

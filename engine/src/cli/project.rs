@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{Digest, OpenMode, Store};
+use sepia_cache::{Digest, OpenMode, Store, StoreError};
 
 use super::{
     args::{Changes, Global},
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Sources, nearest},
+    exec::Lookup,
     manifest::{Load, Manifest},
     plan::Plan,
     stage::Registry,
@@ -97,6 +98,20 @@ pub(super) fn open_store(global: &Global, manifest: &Utf8Path) -> Result<Arc<Sto
     // Absolute, because children run elsewhere.
     let path = camino::absolute_utf8(store_path(global, Some(manifest))?)?;
     Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+}
+
+/// Starts to read the store of a manifest, if there is one already.
+pub(super) fn look_ahead(
+    global: &Global,
+    manifest: &Utf8Path,
+) -> Result<std::thread::JoinHandle<Result<Option<Lookup>, StoreError>>, Failure> {
+    let path = absolute(&store_path(global, Some(manifest))?)?;
+    Ok(std::thread::spawn(move || {
+        if !path.join("format").is_file() {
+            return Ok(None);
+        }
+        Lookup::open(&Arc::new(Store::open(&path, OpenMode::Create)?)).map(Some)
+    }))
 }
 
 /// Opens a store that must exist, for looking.

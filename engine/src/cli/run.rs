@@ -10,7 +10,7 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
-    exec::{self, RunError, RunOptions, RunReport, Signals},
+    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
     plan::{Plan, Selection, place_of},
     report::{JsonLines, Terminal, TerminalOptions},
     stage::Registry,
@@ -21,8 +21,14 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         return plan::dry_run(registry, global, &args.chosen, args.format);
     }
     let manifest = &args.chosen.source.manifest;
+    // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
+    // that is valid.
+    let looking = project::look_ahead(global, manifest)?;
     let project = project::load(registry, manifest, &args.chosen.source.changes)?;
-    let store = project::open_store(global, manifest)?;
+    let lookup = match looking.join().unwrap_or(Ok(None))? {
+        Some(lookup) => lookup,
+        None => Lookup::open(&project::open_store(global, manifest)?)?,
+    };
     let signals = Signals::default();
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
@@ -47,8 +53,11 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     );
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
-    let report = exec::run(&project.plan, &store, &options, &mut [listener]).map_err(failure)?;
-    Ok(conclude(&project, manifest, &report))
+    let report = exec::run(&project.plan, lookup, &options, &mut [listener]).map_err(failure)?;
+    let exit = conclude(&project, manifest, &report);
+    // The process ends here: taking thousands of small values apart one by one would only take time.
+    std::mem::forget(project);
+    Ok(exit)
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {

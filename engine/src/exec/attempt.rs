@@ -52,6 +52,7 @@ pub(super) enum Ending {
     /// A stored input is damaged; it has been set aside.
     Damaged {
         producer: NodeId,
+        object: ObjectRef,
         what: String,
     },
 }
@@ -124,7 +125,8 @@ impl Attempt {
         for (producer, object) in &self.inputs {
             if let Err(damage) = store.verify_object(object) {
                 store.set_aside(object).map_err(std::io::Error::other)?;
-                return Ok(Ending::Damaged { producer: *producer, what: damage.to_string() });
+                let what = format!("{} {}", damage.path, damage.kind);
+                return Ok(Ending::Damaged { producer: *producer, object: *object, what });
             }
         }
         fs_err::create_dir_all(self.folder.join("out"))?;

@@ -1,9 +1,12 @@
 //! What the store has: results by key, and which nodes a run may take only from there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use petgraph::Direction;
-use sepia_cache::{Index, Store, StoreError};
+use sepia_cache::{Index, ObjectRef, Store, StoreError};
 
 use super::keys::NodeOutputs;
 use crate::{
@@ -12,10 +15,16 @@ use crate::{
     plan::{Plan, Selection, select},
 };
 
+/// How many stored outputs are looked at ahead of time. A small store is looked over as a whole, on all threads, while
+/// the manifest is being read; of a large one only what a plan asks for.
+const AHEAD: usize = 16_384;
+
 /// Results by key.
 pub struct Lookup {
     store: Arc<Store>,
     index: Index,
+    /// Outputs that were there when the look-up was opened.
+    seen: HashSet<ObjectRef>,
 }
 
 impl Lookup {
@@ -24,14 +33,31 @@ impl Lookup {
     /// # Errors
     /// Those of the database.
     pub fn open(store: &Arc<Store>) -> Result<Self, StoreError> {
-        Ok(Self { store: Arc::clone(store), index: store.index()? })
+        let index = store.index()?;
+        let known = index.loaded_outputs(AHEAD);
+        let present = store.present_all(&known);
+        let seen = known.into_iter().zip(present).filter_map(|(object, present)| present.then_some(object)).collect();
+        Ok(Self { store: Arc::clone(store), index, seen })
+    }
+
+    /// The store it looks into.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// An output turned out to be damaged and was set aside.
+    pub(super) fn forget(&mut self, object: &ObjectRef) {
+        self.seen.remove(object);
     }
 
     /// The outputs of the newest good record for a key whose outputs are all still in the store. What was committed since
     /// the run began, by whomever, is found too.
     pub(crate) fn find(&self, key: &StageKey) -> Result<Option<NodeOutputs>, StoreError> {
         let hits = self.index.candidates(&key.0)?;
-        let whole = hits.iter().find(|hit| hit.outputs.iter().all(|(_, object)| self.store.present(object)));
+        let whole = hits
+            .iter()
+            .find(|hit| hit.outputs.iter().all(|(_, object)| self.seen.contains(object) || self.store.present(object)));
         Ok(whole.map(|hit| hit.outputs.iter().map(|(port, object)| (port.to_string(), *object)).collect()))
     }
 

@@ -32,8 +32,8 @@ mod state;
 mod worker;
 
 pub use forecast::{Forecast, forecast};
-pub use lookup::Lookup;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
+pub use lookup::Lookup;
 pub use options::{RunOptions, Signals};
 pub use reaper::reap;
 pub use reason::{Reason, reason};

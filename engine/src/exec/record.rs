@@ -56,6 +56,7 @@ pub(super) struct RunRecord {
     gathering: Option<std::thread::JoinHandle<Map<String, Value>>>,
     records: BTreeMap<NodeId, RecordId>,
     seconds: BTreeMap<NodeId, f64>,
+    begun: bool,
 }
 
 impl RunRecord {
@@ -74,6 +75,7 @@ impl RunRecord {
             gathering: None,
             records: BTreeMap::new(),
             seconds: BTreeMap::new(),
+            begun: false,
         }
     }
 
@@ -82,9 +84,14 @@ impl RunRecord {
         Ok(store.run_dir(&self.run)?.join("logs"))
     }
 
-    /// Writes down that the run has begun.
-    pub(super) fn begin(&self, store: &Store) -> Result<(), StoreError> {
-        store.start_run(&RunRow {
+    /// Writes down that the run has begun: before its first attempt, so that what it commits belongs to something.
+    pub(super) fn begin(&mut self, store: &Store) -> Result<(), StoreError> {
+        self.begun = true;
+        store.start_run(&self.row())
+    }
+
+    fn row(&self) -> RunRow {
+        RunRow {
             run: self.run.clone(),
             plan: None,
             manifest: self.manifest.clone(),
@@ -94,7 +101,7 @@ impl RunRecord {
             outcome: None,
             counts: RunCounts::default(),
             details: json!({ "manifest_digest": self.manifest_digest }),
-        })
+        }
     }
 
     /// Starts to find out where this runs: asking git takes longer than a trivial stage.
@@ -201,24 +208,31 @@ impl RunRecord {
                 wall_seconds: self.seconds.get(&id).copied(),
             })
             .collect();
-        if !rows.is_empty() {
-            store.add_run_nodes(&rows)?;
-        }
-        store.finish_run(
-            &self.run,
-            &RunEnd {
-                plan: Some(store.save_plan(&listing)?),
-                finished_at: now_ms(),
-                outcome: outcome.name().to_owned(),
-                counts: RunCounts {
-                    nodes: listing.len() as u64,
-                    cached: summary.cached,
-                    done: summary.ran,
-                    failed: summary.failed,
-                    skipped: summary.skipped + summary.cancelled,
-                },
+        let end = RunEnd {
+            plan: Some(store.save_plan(&listing)?),
+            finished_at: now_ms(),
+            outcome: outcome.name().to_owned(),
+            counts: RunCounts {
+                nodes: listing.len() as u64,
+                cached: summary.cached,
+                done: summary.ran,
+                failed: summary.failed,
+                skipped: summary.skipped + summary.cancelled,
             },
-        )
+        };
+        if self.begun {
+            store.finish_run(&self.run, &end)?;
+        } else {
+            let RunEnd { plan, finished_at, outcome, counts } = end;
+            store.start_run(&RunRow {
+                plan,
+                finished_at: Some(finished_at),
+                outcome: Some(outcome),
+                counts,
+                ..self.row()
+            })?;
+        }
+        if rows.is_empty() { Ok(()) } else { store.add_run_nodes(&rows) }
     }
 }
 

@@ -86,10 +86,11 @@ enum Wake {
 /// [`RunError`]; stages that fail are in the report instead.
 pub fn run(
     plan: &Plan,
-    store: &Arc<Store>,
+    lookup: Lookup,
     options: &RunOptions,
     listeners: &mut [&mut dyn Listener],
 ) -> Result<RunReport, RunError> {
+    let store = &Arc::clone(lookup.store());
     let chosen = select(plan, &options.selection).map_err(RunError::Selection)?;
     let forced = super::lookup::forced(plan, &options.force, &chosen).map_err(RunError::Selection)?;
     let frozen = super::lookup::frozen(plan, &options.selection, &chosen);
@@ -224,7 +225,6 @@ impl Run<'_, '_> {
     }
 
     fn until_all_final(&mut self, wakes: &Receiver<Wake>) -> Result<(), RunError> {
-        self.record.begin(&self.store)?;
         loop {
             self.resolve_keys()?;
             self.start_attempts()?;
@@ -425,6 +425,7 @@ impl Run<'_, '_> {
     /// What is only needed once something runs.
     fn prepare_machinery(&mut self, program_of_the_author: bool) -> Result<(), RunError> {
         if self.committer.is_none() {
+            self.record.begin(&self.store)?;
             let tell = self.tell.clone();
             let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
@@ -454,7 +455,8 @@ impl Run<'_, '_> {
                 self.summary.ran += 1;
                 self.scheduler.finished(id)?;
             }
-            Ending::Damaged { producer, what } => {
+            Ending::Damaged { producer, object, what } => {
+                self.lookup.forget(object);
                 let node = self.plan.node(*producer).name.clone();
                 if std::mem::replace(&mut self.nodes[producer.index()].reopened, true) {
                     let failure = Failure {
