@@ -53,6 +53,12 @@ impl<'a> Check<'a> {
         self.inputs.get(port)?.first()?.get(name).copied()
     }
 
+    /// Whether anything is connected to an input port, be anything known of it or not.
+    #[must_use]
+    pub fn is_connected(&self, port: &str) -> bool {
+        self.inputs.get(port).is_some_and(|all| !all.is_empty())
+    }
+
     /// All facts of the first thing that is connected to an input port, to pass on to an output.
     #[must_use]
     pub fn facts(&self, port: &str) -> Facts {

@@ -99,7 +99,7 @@ pub struct Progress {
 }
 
 /// Where a stage's reports go.
-pub trait Sink {
+pub trait Sink: Send {
     /// How far it is; may be dropped when it comes too often.
     fn progress(&mut self, progress: &Progress);
     /// A line for the log.

@@ -70,7 +70,9 @@ impl StageEntry {
 }
 
 /// The typed form with its defaults filled in: two ways to write one meaning become equal here.
-fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(value: &Value) -> Result<serde_json::Value, ValueError> {
+fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(
+    value: &Value,
+) -> Result<serde_json::Value, ValueError> {
     let typed: T = value.decode()?;
     serde_json::to_value(typed).map_err(|error| ValueError::new(value.span, error.to_string()))
 }

@@ -85,7 +85,8 @@ fn walk(folder: &Utf8Path, prefix: &str, found: &mut Vec<ResolvedFile>) -> std::
         if entry.file_name().starts_with('.') {
             continue;
         }
-        let name = if prefix.is_empty() { entry.file_name().to_owned() } else { format!("{prefix}/{}", entry.file_name()) };
+        let name =
+            if prefix.is_empty() { entry.file_name().to_owned() } else { format!("{prefix}/{}", entry.file_name()) };
         if fs_err::metadata(entry.path())?.is_dir() {
             walk(entry.path(), &name, found)?;
         } else {

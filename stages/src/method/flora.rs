@@ -6,16 +6,13 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemars::JsonSchema;
-use sepia_engine::stage::derive_seed;
+use sepia_engine::stage::{StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    optim::{
-        adafactor::{AdafactorConfig, Factored, clip_rms},
-        adam::decay,
-        state::{SavedState, StateError},
-    },
+    optim::{AdafactorConfig, Factored, clip_rms, decay},
     random::Rng,
+    train::State,
 };
 
 /// Least root mean square of a weight when the learning rate is scaled by it.
@@ -163,27 +160,21 @@ impl Flora {
         self.state_floats() * self.second.row.dtype().size()
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
         let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
-        state.put("moment", moment)?;
-        self.second.save(&mut state)?;
-        Ok(state)
+        state.put_tensor(&format!("{at}/moment"), moment.clone());
+        self.second.save(at, state);
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let device = self.second.row.device();
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
         let (Moment::Projected(moment) | Moment::Full(moment)) = &mut self.moment;
-        *moment = state.tensor("moment", moment.dims(), &device)?;
-        self.second.load(state)
+        *moment = state.take_tensor(&format!("{at}/moment"))?;
+        self.second.load(at, state)
     }
 }
 
@@ -242,8 +233,9 @@ mod tests {
             let start = normal(shape, 99);
             let (whole, _) = run(new(), start.clone(), 0..6);
             let (half, flora) = run(new(), start, 0..3);
-            let mut resumed = new();
-            resumed.load(&flora.save().unwrap()).unwrap();
+            let (mut resumed, mut state) = (new(), State::new(&Device::flex()));
+            flora.save("w", &mut state);
+            resumed.load("w", &mut state).unwrap();
             assert_eq!(flat(&run(resumed, half, 3..6).0), flat(&whole));
         }
     }

@@ -5,22 +5,17 @@
 //! top-r singular basis of the gradient at steps 1, T+1, 2T+1, ...; the moments are kept across a change of basis.
 
 use burn::tensor::{DType, Device, Tensor};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use sepia_engine::stage::StageError;
 
 use super::projection::{Projection, ProjectionConfig, Refresh};
 use crate::{
     linalg::svd::LinalgError,
-    optim::{
-        adam::decay,
-        matrix::{MatrixOptimizer, MatrixState},
-        state::{SavedState, StateError},
-    },
+    optim::{MatrixOptimizer, MatrixState, decay},
+    train::State,
 };
 
 /// GaLore's own parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaloreConfig {
     /// The projection.
     pub projection: ProjectionConfig,
@@ -28,12 +23,6 @@ pub struct GaloreConfig {
     pub scale: f64,
     /// The optimiser inside the subspace.
     pub optimizer: MatrixOptimizer,
-}
-
-impl Default for GaloreConfig {
-    fn default() -> Self {
-        Self { projection: ProjectionConfig::default(), scale: 0.25, optimizer: MatrixOptimizer::default() }
-    }
 }
 
 /// What happened at one step of one matrix.
@@ -51,7 +40,6 @@ pub struct Galore {
     config: GaloreConfig,
     projection: Projection,
     optimizer: MatrixState,
-    device: Device,
 }
 
 impl Galore {
@@ -60,7 +48,7 @@ impl Galore {
     pub fn new(config: GaloreConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
         let projection = Projection::new(config.projection, shape, seed);
         let optimizer = MatrixState::new(config.optimizer, projection.projected(), device, dtype);
-        Self { config, projection, optimizer, device: device.clone() }
+        Self { config, projection, optimizer }
     }
 
     /// The projection.
@@ -78,7 +66,7 @@ impl Galore {
         weight: Tensor<2>,
         gradient: &Tensor<2>,
         lr: f64,
-    ) -> Result<(Tensor<2>, StepReport), StateError> {
+    ) -> Result<(Tensor<2>, StepReport), StageError> {
         let refresh = match self.projection.refresh(gradient) {
             Ok(refresh) => refresh,
             Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
@@ -106,24 +94,19 @@ impl Galore {
         self.optimizer.bytes() + self.projection.bytes()
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
-        self.projection.save(&mut state)?;
-        state.put_all("optimizer.", self.optimizer.save()?);
-        Ok(state)
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
+        self.projection.save(at, state);
+        self.optimizer.save(at, state);
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        self.projection.load(state, &self.device)?;
-        self.optimizer.load(&state.scope("optimizer."))
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        self.projection.load(at, state)?;
+        self.optimizer.load(at, state)
     }
 }
 

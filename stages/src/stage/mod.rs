@@ -1,4 +1,35 @@
-//! Stage kinds, one file each.
+//! The stage kinds, one file each, and the registry that lists them.
 
-pub mod rank_analysis;
+mod evaluate;
+mod pretrain;
+mod rank_analysis;
 mod rank_table;
+#[cfg(test)]
+mod tests;
+mod text_dataset;
+
+use sepia_engine::stage::{PortType, Registry, StageEntry};
+
+pub use evaluate::Evaluate;
+pub use pretrain::Pretrain;
+pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
+pub use text_dataset::TextDataset;
+
+/// A folder of tokens, see [`crate::data::TokenFolder`].
+pub const TOKENS: PortType = PortType("tokens");
+/// A folder with a model, see [`crate::model::save`].
+pub const MODEL: PortType = PortType("model");
+/// A JSON file with the figures of an evaluation.
+pub const EVALUATION: PortType = PortType("evaluation");
+/// A folder with the ranks of a model's weights, see [`Ranks`].
+pub const RANKS: PortType = PortType("ranks");
+
+/// Every stage kind of this crate, in source order.
+pub static REGISTRY: Registry = Registry::new(ENTRIES);
+
+const ENTRIES: &[StageEntry] = &[
+    StageEntry::of::<TextDataset>(),
+    StageEntry::of::<Pretrain>(),
+    StageEntry::of::<Evaluate>(),
+    StageEntry::of::<RankAnalysis>(),
+];

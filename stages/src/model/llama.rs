@@ -1,0 +1,295 @@
+//! A LLaMA-style decoder: RMSNorm before each half block, rotary positions, SwiGLU, no biases, untied head.
+//!
+//! Weights of linear layers are stored `[out, in]`, as in the papers and in Hugging Face files, and not as in
+//! `burn::nn::Linear`, which stores the transpose: the side rules of GaLore and Fira then apply to a parameter as it
+//! is, and fields are named so that a parameter's path is its Hugging Face name. Activations stay two-dimensional,
+//! `[batch * seq, width]`, from the embedding to the head.
+
+use std::cell::RefCell;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Int, Tensor, TensorData},
+};
+
+use super::config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA};
+use crate::{
+    ops::{self, Heads, Rope},
+    random::Rng,
+};
+
+/// A weight matrix `[out, in]`, without bias.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+/// The gain of an RMSNorm.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[d_model]`.
+    pub weight: Param<Tensor<1>>,
+}
+
+/// Causal self-attention.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Queries, `[d_model, d_model]`.
+    pub q_proj: Linear,
+    /// Keys, `[d_model, d_model]`.
+    pub k_proj: Linear,
+    /// Values, `[d_model, d_model]`.
+    pub v_proj: Linear,
+    /// Output, `[d_model, d_model]`.
+    pub o_proj: Linear,
+}
+
+/// SwiGLU: `down(silu(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[d_ff, d_model]`.
+    pub gate_proj: Linear,
+    /// `[d_ff, d_model]`.
+    pub up_proj: Linear,
+    /// `[d_model, d_ff]`.
+    pub down_proj: Linear,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Before the attention.
+    pub input_layernorm: RmsNorm,
+    /// The attention.
+    pub self_attn: Attention,
+    /// Before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// Everything but the head.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token embedding, `[vocab_size, d_model]`.
+    pub embed_tokens: Linear,
+    /// The blocks.
+    pub layers: Vec<Block>,
+    /// Before the head.
+    pub norm: RmsNorm,
+}
+
+/// The whole model.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Everything but the head.
+    pub model: Decoder,
+    /// `[vocab_size, d_model]`.
+    pub lm_head: Linear,
+    #[module(skip)]
+    config: LlamaConfig,
+}
+
+impl Llama {
+    /// A model with initial weights: matrices N(0, 0.02), gains 1.
+    ///
+    /// `seed_of` gives the seed for the parameter of a name, so that every weight is drawn on its own and depends
+    /// neither on the order of the parameters nor on which others exist.
+    pub fn new(config: LlamaConfig, seed_of: impl Fn(&str) -> u64, device: &Device) -> Self {
+        Self::build(config, device, |name, shape| match *shape {
+            [rows, columns] => {
+                TensorData::new(Rng::new(seed_of(name)).normal(rows * columns, INIT_STD), [rows, columns])
+            }
+            _ => TensorData::ones::<f32, _>(shape.to_vec()),
+        })
+    }
+
+    /// A model with weights from a function of each parameter's name and shape (`[out, in]` or `[d_model]`).
+    pub fn build(config: LlamaConfig, device: &Device, weight: impl FnMut(&str, &[usize]) -> TensorData) -> Self {
+        let LlamaConfig { d_model, d_ff, vocab_size, .. } = config;
+        let weight = RefCell::new(weight);
+        let linear = |name: String, shape: [usize; 2]| {
+            let data = (weight.borrow_mut())(&name, &shape);
+            Linear { weight: Param::from_tensor(Tensor::from_data(data, device)) }
+        };
+        let norm = |name: String| {
+            let data = (weight.borrow_mut())(&name, &[d_model]);
+            RmsNorm { weight: Param::from_tensor(Tensor::from_data(data, device)) }
+        };
+        let layers = (0..config.n_layer)
+            .map(|layer| {
+                let at = |part: &str| format!("model.layers.{layer}.{part}.weight");
+                let square = [d_model, d_model];
+                Block {
+                    input_layernorm: norm(at("input_layernorm")),
+                    self_attn: Attention {
+                        q_proj: linear(at("self_attn.q_proj"), square),
+                        k_proj: linear(at("self_attn.k_proj"), square),
+                        v_proj: linear(at("self_attn.v_proj"), square),
+                        o_proj: linear(at("self_attn.o_proj"), square),
+                    },
+                    post_attention_layernorm: norm(at("post_attention_layernorm")),
+                    mlp: Mlp {
+                        gate_proj: linear(at("mlp.gate_proj"), [d_ff, d_model]),
+                        up_proj: linear(at("mlp.up_proj"), [d_ff, d_model]),
+                        down_proj: linear(at("mlp.down_proj"), [d_model, d_ff]),
+                    },
+                }
+            })
+            .collect();
+        let model = Decoder {
+            embed_tokens: linear("model.embed_tokens.weight".to_owned(), [vocab_size, d_model]),
+            layers,
+            norm: norm("model.norm.weight".to_owned()),
+        };
+        Self { model, lm_head: linear("lm_head.weight".to_owned(), [vocab_size, d_model]), config }
+    }
+
+    /// The model's sizes.
+    #[must_use]
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The tables of rotary positions that [`forward`](Self::forward) needs, for sequences of at most `seq_len` tokens.
+    #[must_use]
+    pub fn rope(&self, seq_len: usize, device: &Device) -> Rope {
+        Rope::new(seq_len, self.config.head_dim(), ROPE_THETA, device)
+    }
+
+    /// Logits for every position: tokens `[batch, seq]` to `[batch * seq, vocab_size]`.
+    #[must_use]
+    pub fn forward(&self, tokens: Tensor<2, Int>, rope: &Rope) -> Tensor<2> {
+        self.forward_watched(tokens, rope, |_, _| {})
+    }
+
+    /// [`forward`](Self::forward), showing the residual stream after each part (by its name) to `watch`.
+    pub fn forward_watched(
+        &self,
+        tokens: Tensor<2, Int>,
+        rope: &Rope,
+        mut watch: impl FnMut(&str, &Tensor<2>),
+    ) -> Tensor<2> {
+        let [batch, seq] = tokens.dims();
+        let heads = Heads { batch, seq, n_head: self.config.n_head, head_dim: self.config.head_dim() };
+        let mut x = ops::embedding(self.model.embed_tokens.weight.val(), tokens); // [batch * seq, d_model]
+        watch("model.embed_tokens", &x);
+        for (index, block) in self.model.layers.iter().enumerate() {
+            x = block.attend(x, heads, rope);
+            watch(&format!("model.layers.{index}.self_attn"), &x);
+            x = block.think(x);
+            watch(&format!("model.layers.{index}.mlp"), &x);
+        }
+        let x = self.model.norm.forward(x);
+        self.lm_head.forward(x)
+    }
+}
+
+impl Linear {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::linear(x, self.weight.val())
+    }
+}
+
+impl RmsNorm {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::rms_norm(x, self.weight.val(), RMS_NORM_EPS)
+    }
+}
+
+impl Block {
+    fn attend(&self, x: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
+        let normed = self.input_layernorm.forward(x.clone());
+        let attn = &self.self_attn;
+        let q = attn.q_proj.forward(normed.clone());
+        let k = attn.k_proj.forward(normed.clone());
+        let v = attn.v_proj.forward(normed);
+        x + attn.o_proj.forward(ops::causal_attention(q, k, v, heads, rope))
+    }
+
+    fn think(&self, x: Tensor<2>) -> Tensor<2> {
+        let normed = self.post_attention_layernorm.forward(x.clone());
+        let gate = self.mlp.gate_proj.forward(normed.clone());
+        let up = self.mlp.up_proj.forward(normed);
+        x + self.mlp.down_proj.forward(ops::swiglu(gate, up))
+    }
+}
+
+/// Every parameter's name, shape and value, in the order of the model.
+#[must_use]
+pub fn named_weights(model: &Llama) -> Vec<(String, TensorData)> {
+    #[derive(Default)]
+    struct Collect {
+        path: Vec<String>,
+        found: Vec<(String, TensorData)>,
+    }
+
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.push((self.path.join("."), param.base().into_data()));
+        }
+    }
+
+    let mut collect = Collect::default();
+    model.visit(&mut collect);
+    collect.found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> LlamaConfig {
+        LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 }
+    }
+
+    fn seed(name: &str) -> u64 {
+        sepia_engine::stage::derive_seed(5, name, 0)
+    }
+
+    #[test]
+    fn parameters_are_those_the_config_counts_and_are_named_as_in_hugging_face_files() {
+        let model = Llama::new(tiny(), seed, &Device::flex());
+        assert_eq!(model.num_params(), tiny().parameters());
+        let mut found: Vec<_> =
+            named_weights(&model).into_iter().map(|(name, data)| (name, data.shape().as_slice().to_vec())).collect();
+        let mut expected = tiny().weight_shapes();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+        assert!(found.iter().any(|(name, _)| name == "model.layers.1.mlp.down_proj.weight"));
+    }
+
+    #[test]
+    fn a_position_sees_nothing_of_what_follows() {
+        let device = Device::flex();
+        let model = Llama::new(tiny(), seed, &device);
+        let rope = model.rope(8, &device);
+        let logits = |last: i32| {
+            let tokens = Tensor::<2, Int>::from_data(TensorData::new(vec![1, 2, 3, last], [1, 4]), &device);
+            model.forward(tokens, &rope).into_data().as_slice::<f32>().unwrap().to_vec()
+        };
+        let (one, other) = (logits(4), logits(9));
+        assert_eq!(one[..3 * 11], other[..3 * 11]);
+        assert_ne!(one[3 * 11..], other[3 * 11..]);
+    }
+
+    #[test]
+    fn initial_weights_do_not_depend_on_other_parameters() {
+        let weight = |n_layer| {
+            let config = LlamaConfig { n_layer, ..tiny() };
+            let weights = named_weights(&Llama::new(config, seed, &Device::flex()));
+            weights.into_iter().find(|(name, _)| name == "lm_head.weight").unwrap().1
+        };
+        assert_eq!(weight(1), weight(3));
+    }
+}

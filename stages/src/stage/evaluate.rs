@@ -1,0 +1,129 @@
+//! `evaluate`: loss and perplexity of a model on a validation split.
+
+use schemars::JsonSchema;
+use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
+use serde::{Deserialize, Serialize};
+
+use super::{EVALUATION, MODEL, TOKENS};
+use crate::{
+    data::{TokenFolder, unigram_loss},
+    device, model,
+    train::{Throughput, evaluate},
+};
+
+/// Evaluates a model on the whole validation split.
+///
+/// Windows of `seq_len` tokens follow each other without overlap, the last one shorter; every token but the split's
+/// first is predicted once, and the mean is over tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateParams {
+    /// Tokens in a window; the longest that the model was made for when left out.
+    #[serde(default)]
+    pub seq_len: Option<usize>,
+    /// Windows in one forward pass. The loss does not depend on it but for rounding.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: usize,
+}
+
+fn default_batch_size() -> usize {
+    16
+}
+
+/// What the output holds. No timings: the same model and data give the same bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EvaluationReport {
+    /// Mean loss in nats per token.
+    pub(super) val_loss: f64,
+    /// `exp(val_loss)`.
+    pub(super) perplexity: f64,
+    /// `val_loss` in bits, times tokens per byte of the validation text: comparable between tokenizers.
+    pub(super) bits_per_byte: f64,
+    /// Perplexity of the add-one smoothed unigram model of the training split, on the same tokens.
+    pub(super) unigram_perplexity: f64,
+    /// Tokens predicted: all of the split but its first.
+    pub(super) tokens: u64,
+    /// Tokens in a window.
+    pub(super) seq_len: usize,
+    /// Parameters of the model.
+    pub(super) parameters: usize,
+}
+
+/// The stage kind.
+#[derive(Debug)]
+pub struct Evaluate;
+
+impl Stage for Evaluate {
+    const KIND: &'static str = "evaluate";
+    const VERSION: u32 = 1;
+    const INPUTS: &'static [Port] = &[
+        Port::new("model", MODEL, "what to evaluate"),
+        Port::new("data", TOKENS, "whose validation split it is evaluated on"),
+    ];
+    const OUTPUTS: &'static [Port] = &[Port::new("evaluation", EVALUATION, "the figures as a JSON file")];
+    const SEEDED: bool = false;
+    const ON_DEVICE: bool = true;
+
+    type Params = EvaluateParams;
+    type Knobs = NoKnobs;
+
+    fn check(params: &Self::Params, check: &mut Check<'_>) {
+        for (name, count) in [("seq_len", params.seq_len), ("batch_size", Some(params.batch_size))] {
+            if count == Some(0) {
+                check.problem(name, format!("`{name}` must be at least 1"), "");
+            }
+        }
+        if let (Some(known), Some(data)) = (check.fact("model", "vocab_size"), check.fact("data", "vocab_size"))
+            && data > known
+        {
+            let message = format!("the data has {data} token ids, but the model knows {known}");
+            check.problem("batch_size", message, "evaluate on data of the tokenizer that the model was trained with");
+        }
+    }
+
+    fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
+        device::with_threads(ctx.threads(), || report(params, ctx))
+    }
+}
+
+fn report(params: &EvaluateParams, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
+    let device = device::open(ctx)?;
+    let data = TokenFolder::open(&ctx.input("data")?)?;
+    let model = model::load(&ctx.input("model")?, &device)?;
+    let config = *model.config();
+    if config.vocab_size < data.meta.vocab_size {
+        let message =
+            format!("the data has {} token ids, but the model knows {}", data.meta.vocab_size, config.vocab_size);
+        return Err(StageError::new(message).help("evaluate on data of the tokenizer that the model was trained with"));
+    }
+    let (train, validation) = (data.train()?, data.validation()?);
+    let seq_len = params.seq_len.unwrap_or(config.seq_len);
+    let mut speed = Throughput::default();
+    let found = evaluate(&model, &validation, (seq_len, params.batch_size, None), &device, |done, total| {
+        ctx.progress(&Progress { done, total, unit: "token".to_owned(), figures: Vec::new() });
+        ctx.stop_if_asked()
+    })?;
+    speed.add(found.tokens);
+    let rate = speed.read();
+    if !found.loss().is_finite() {
+        return Err(StageError::new("the model's loss is not finite: its weights hold NaN or infinity"));
+    }
+    let tokens_per_byte = data.meta.validation_tokens as f64 / data.meta.validation_bytes as f64;
+    let report = EvaluationReport {
+        val_loss: found.loss(),
+        perplexity: found.perplexity(),
+        bits_per_byte: found.loss() / std::f64::consts::LN_2 * tokens_per_byte,
+        unigram_perplexity: unigram_loss(&train, &validation, data.meta.vocab_size).exp(),
+        tokens: found.tokens,
+        seq_len,
+        parameters: config.parameters(),
+    };
+    let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?;
+    fs_err::write(ctx.output("evaluation")?, text + "\n")?;
+    ctx.result("val_loss", report.val_loss)?;
+    ctx.result("perplexity", report.perplexity)?;
+    ctx.result("bits_per_byte", report.bits_per_byte)?;
+    ctx.result("unigram_perplexity", report.unigram_perplexity)?;
+    ctx.result("parameters", report.parameters as f64)?;
+    ctx.result("tokens_per_second", rate)
+}

@@ -1,0 +1,91 @@
+//! What tests share: the numeric test vectors, and a context to run stages in.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use sepia_engine::stage::{Job, MetricPoint, Progress, Sink, Stage, StageContext, StageError, StopFlag, parse_metrics};
+
+/// One entry of `vectors.json`.
+pub(crate) fn vector(id: &str) -> serde_json::Value {
+    let text = include_str!("../vectors.json");
+    let all: serde_json::Value = serde_json::from_str(text).unwrap();
+    let list = all["vectors"].as_array().unwrap();
+    list.iter().find(|entry| entry["id"] == id).unwrap_or_else(|| panic!("no vector {id}")).clone()
+}
+
+/// An array of numbers.
+pub(crate) fn floats(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+/// Keeps what a stage reports.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    pub(crate) stop: StopFlag,
+    pub(crate) resumed: Option<u64>,
+    pub(crate) checkpoints: Vec<u64>,
+}
+
+impl Sink for Recorder {
+    fn progress(&mut self, _: &Progress) {}
+
+    fn note(&mut self, _: &str) {}
+
+    fn resumed(&mut self, step: u64) {
+        self.resumed = Some(step);
+    }
+
+    fn checkpoint(&mut self, step: u64) {
+        self.checkpoints.push(step);
+    }
+}
+
+/// A folder to run stages in.
+pub(crate) struct Bench {
+    temp: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self { temp: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8PathBuf::from_path_buf(self.temp.path().join(name)).unwrap()
+    }
+
+    /// A job whose outputs and metrics lie below `name`.
+    pub(crate) fn job(&self, name: &str, inputs: &[(&str, &Utf8Path)], outputs: &[&str]) -> Job {
+        let folder = self.path(name);
+        fs_err::create_dir_all(&folder).unwrap();
+        Job {
+            seed: 17,
+            threads: 2,
+            inputs: inputs.iter().map(|(port, path)| ((*port).to_owned(), vec![path.to_path_buf()])).collect(),
+            outputs: outputs.iter().map(|port| ((*port).to_owned(), folder.join(port))).collect(),
+            metrics: folder.join("metrics.tsv"),
+            checkpoints: Some(folder.join("checkpoints")),
+            checkpoint_seconds: 3600,
+            ..Job::default()
+        }
+    }
+
+    /// Runs a stage and returns its figures.
+    pub(crate) fn run<S: Stage>(
+        params: &S::Params,
+        job: Job,
+        sink: &mut Recorder,
+    ) -> Result<Vec<MetricPoint>, StageError> {
+        let metrics = job.metrics.clone();
+        let stop = sink.stop.clone();
+        let mut ctx = StageContext::new(job, sink, stop)?;
+        let outcome = S::run(params, &S::Knobs::default(), &mut ctx);
+        ctx.finish()?;
+        outcome?;
+        Ok(parse_metrics(&fs_err::read_to_string(metrics)?))
+    }
+}
+
+/// The figure of a whole stage.
+pub(crate) fn result(points: &[MetricPoint], name: &str) -> f64 {
+    let found = points.iter().find(|point| point.name == name && point.step.is_none());
+    found.unwrap_or_else(|| panic!("no result {name}")).value
+}

@@ -1,0 +1,139 @@
+//! AdamW, in the two forms that papers' results rest on.
+//!
+//! They differ in where `eps` enters and in the order of weight decay (`beta` corrections as usual, `t` from 1):
+//!
+//! - `Hf`, of the GaLore and Fira code: `w -= lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)`, then
+//!   `w -= lr wd w`. The effective eps at step 1 is 32 times larger than torch's.
+//! - `Torch`: `w -= lr wd w`, then `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
+
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AdamFlavour {
+    /// The form of the code behind GaLore's and Fira's results (an older `transformers.AdamW`).
+    #[default]
+    Hf,
+    /// The form of `torch.optim.AdamW`.
+    Torch,
+}
+
+/// What is the same for all parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamHyper {
+    /// Which form.
+    pub flavour: AdamFlavour,
+    /// Decay of the two moments.
+    pub betas: [f64; 2],
+    /// Keeps the division finite.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+/// The moments of one parameter, whatever its shape: all tensors are flat.
+#[derive(Debug, Clone)]
+pub struct AdamState {
+    /// Mean of gradients, `[n]`.
+    pub m: Tensor<1>,
+    /// Mean of squared gradients, `[n]`.
+    pub v: Tensor<1>,
+    /// Updates made.
+    pub t: u64,
+}
+
+impl AdamState {
+    /// Before the first update of a parameter like this one.
+    #[must_use]
+    pub fn new(like: &Tensor<1>) -> Self {
+        Self { m: like.zeros_like(), v: like.zeros_like(), t: 0 }
+    }
+
+    /// Bytes of the two moments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        [&self.m, &self.v].map(|tensor| (tensor.shape().num_elements() * tensor.dtype().size()) as u64).iter().sum()
+    }
+
+    /// One update: the new value of `param` `[n]` for its gradient `[n]`.
+    #[must_use]
+    pub fn step(&mut self, param: Tensor<1>, grad: Tensor<1>, lr: f64, hyper: &AdamHyper) -> Tensor<1> {
+        self.t += 1;
+        let [b1, b2] = hyper.betas;
+        let correct1 = 1.0 - b1.powi(self.t.min(i32::MAX as u64) as i32);
+        let correct2 = 1.0 - b2.powi(self.t.min(i32::MAX as u64) as i32);
+        self.m = self.m.clone().mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
+        self.v = self.v.clone().mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
+        let decay = 1.0 - lr * hyper.weight_decay;
+        match hyper.flavour {
+            AdamFlavour::Hf => {
+                let rate = lr * correct2.sqrt() / correct1;
+                let moved = param - (self.m.clone() / self.v.clone().sqrt().add_scalar(hyper.eps)).mul_scalar(rate);
+                if hyper.weight_decay == 0.0 { moved } else { moved.mul_scalar(decay) }
+            }
+            AdamFlavour::Torch => {
+                let param = if hyper.weight_decay == 0.0 { param } else { param.mul_scalar(decay) };
+                let root = self.v.clone().sqrt().mul_scalar(correct2.sqrt().recip());
+                param - (self.m.clone() / root.add_scalar(hyper.eps)).mul_scalar(lr / correct1)
+            }
+        }
+    }
+}
+
+impl AdamState {
+    /// Takes in a gradient `[n]` and returns the normalised direction `[n]` and the factor to subtract it with besides
+    /// the learning rate: `step` without the weight, for methods that do something else with the direction.
+    #[must_use]
+    pub fn direction(&mut self, grad: Tensor<1>, hyper: &AdamHyper) -> (Tensor<1>, f64) {
+        self.t += 1;
+        let [b1, b2] = hyper.betas;
+        let correct1 = 1.0 - b1.powi(self.t.min(i32::MAX as u64) as i32);
+        let correct2 = 1.0 - b2.powi(self.t.min(i32::MAX as u64) as i32);
+        let fresh = grad.clone().mul_scalar(1.0 - b1);
+        self.m.inplace(|m| m.mul_scalar(b1) + fresh);
+        let fresh = grad.square().mul_scalar(1.0 - b2);
+        self.v.inplace(|v| v.mul_scalar(b2) + fresh);
+        let root = self.v.clone().sqrt();
+        match hyper.flavour {
+            AdamFlavour::Hf => (self.m.clone() / root.add_scalar(hyper.eps), correct2.sqrt() / correct1),
+            AdamFlavour::Torch => {
+                let root = root.mul_scalar(correct2.sqrt().recip());
+                (self.m.clone() / root.add_scalar(hyper.eps), correct1.recip())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Device, TensorData};
+
+    use super::*;
+    use crate::testing::{floats, vector};
+
+    fn assert_vector(id: &str, flavour: AdamFlavour) {
+        let entry = vector(id);
+        let inputs = &entry["inputs"];
+        let number = |name: &str| inputs[name].as_f64().unwrap();
+        let hyper = AdamHyper { flavour, betas: [0.9, 0.999], eps: number("eps"), weight_decay: 0.0 };
+        // f64, so that the vector's tolerance tests the formula and not the rounding.
+        let device = Device::flex();
+        let tensor = |value: f64| Tensor::<1>::from_data(TensorData::new(vec![value], [1]), (&device, DType::F64));
+        let mut w = tensor(number("w0"));
+        let mut state = AdamState::new(&w);
+        for (grad, expected) in floats(&inputs["grads"]).into_iter().zip(floats(&entry["expected"]["w"])) {
+            w = state.step(w, tensor(grad), number("lr"), &hyper);
+            let found = w.clone().into_scalar::<f64>();
+            assert!((found - expected).abs() < 1e-10, "{id}: {found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn both_forms_follow_their_vectors() {
+        assert_vector("adam_scalar_hf", AdamFlavour::Hf);
+        assert_vector("adam_scalar_torch", AdamFlavour::Torch);
+    }
+}

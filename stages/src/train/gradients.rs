@@ -1,0 +1,207 @@
+//! The gradients of one update: collected by parameter path, added up, measured, clipped and applied.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Gradients as Tape, Tensor},
+};
+use sepia_engine::stage::StageError;
+
+use super::{
+    checkpoint::State,
+    method::{Method, Moments, Target, is_target},
+};
+use crate::model::Llama;
+
+/// Gradients by parameter path, flat, without autodiff.
+#[derive(Debug, Default)]
+pub struct Gradients {
+    /// Paths in the order of the forward pass.
+    order: Vec<String>,
+    by_path: BTreeMap<String, Tensor<1>>,
+}
+
+/// Keeps the path of the parameter that a traversal is at.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn joined(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+impl Gradients {
+    /// Takes the gradients of all trainable parameters off the tape.
+    #[must_use]
+    pub fn collect(model: &Llama, tape: &mut Tape) -> Self {
+        struct Collect<'a> {
+            path: Path,
+            tape: &'a mut Tape,
+            found: Gradients,
+        }
+
+        impl ModuleVisitor for Collect<'_> {
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.0.push(name.to_owned());
+            }
+
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.0.pop();
+            }
+
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if let Some(grad) = param.base().grad_remove(self.tape) {
+                    let path = self.path.joined();
+                    self.found.order.push(path.clone());
+                    self.found.by_path.insert(path, grad.reshape([-1]));
+                }
+            }
+        }
+
+        let mut collect = Collect { path: Path::default(), tape, found: Self::default() };
+        model.visit(&mut collect);
+        collect.found
+    }
+
+    /// Adds the gradients of another batch of the same update.
+    pub fn add(&mut self, mut other: Self) {
+        for (path, sum) in &mut self.by_path {
+            if let Some(grad) = other.by_path.remove(path) {
+                *sum = sum.clone() + grad;
+            }
+        }
+    }
+
+    /// The Euclidean norm of all gradients, and the parameter nearest the loss whose gradient is not finite: since
+    /// gradients flow from the loss backwards, that is where the trouble began.
+    #[must_use]
+    pub fn norm(&self) -> (f64, Option<String>) {
+        let sums: Vec<Tensor<1>> = self
+            .order
+            .iter()
+            .filter_map(|path| self.by_path.get(path))
+            .map(|grad| (grad.clone() * grad.clone()).sum())
+            .collect();
+        if sums.is_empty() {
+            return (0.0, None);
+        }
+        // One transfer for all parameters.
+        let sums = Tensor::cat(sums, 0).into_data().convert::<f64>();
+        let sums = sums.as_slice::<f64>().unwrap_or_default();
+        let bad = self.order.iter().zip(sums).rev().find(|(_, sum)| !sum.is_finite()).map(|(path, _)| path.clone());
+        (sums.iter().sum::<f64>().sqrt(), bad)
+    }
+
+    /// Multiplies all gradients.
+    pub fn scale(&mut self, factor: f64) {
+        for grad in self.by_path.values_mut() {
+            *grad = grad.clone().mul_scalar(factor);
+        }
+    }
+
+    /// Updates every parameter that has a gradient: targeted matrices by the method, the others by AdamW.
+    ///
+    /// # Errors
+    /// The first error of the method.
+    pub fn apply(
+        self,
+        model: Llama,
+        method: &mut dyn Method,
+        rest: &mut Moments,
+        (update, lr, lr_rest): (u64, f64, f64),
+    ) -> Result<Llama, StageError> {
+        let mut apply =
+            Apply { path: Path::default(), grads: self.by_path, method, rest, update, lr, lr_rest, failed: None };
+        let model = model.map(&mut apply);
+        apply.failed.map_or(Ok(model), Err)
+    }
+}
+
+struct Apply<'a> {
+    path: Path,
+    grads: BTreeMap<String, Tensor<1>>,
+    method: &'a mut dyn Method,
+    rest: &'a mut Moments,
+    update: u64,
+    lr: f64,
+    lr_rest: f64,
+    failed: Option<StageError>,
+}
+
+impl ModuleMapper for Apply<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.0.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.0.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.joined();
+        let Some(grad) = self.grads.remove(&path) else { return param };
+        param.map(|tensor| {
+            let value = tensor.inner();
+            let shape = value.dims();
+            let updated = match shape[..] {
+                [rows, columns] if is_target(&path, D) => {
+                    let target = Target { path: &path, update: self.update, lr: self.lr };
+                    let matrix = value.clone().reshape([rows, columns]);
+                    drop(value);
+                    match self.method.update(target, matrix.clone(), grad.reshape([rows, columns])) {
+                        Ok(matrix) => matrix.reshape(shape),
+                        Err(error) => {
+                            self.failed.get_or_insert(error);
+                            matrix.reshape(shape)
+                        }
+                    }
+                }
+                _ => self.rest.step(&path, value, grad.reshape(shape), self.lr_rest),
+            };
+            Tensor::from_inner(updated).require_grad()
+        })
+    }
+}
+
+/// Saves every parameter of a model, those that a method added included.
+pub(super) fn save_weights(model: &Llama, state: &mut State) {
+    for (path, data) in crate::model::named_weights(model) {
+        state.put_data(&format!("weights/{path}"), data);
+    }
+}
+
+/// Puts back every parameter that [`save_weights`] saved.
+pub(super) fn load_weights(model: Llama, state: &mut State) -> Result<Llama, StageError> {
+    struct Load<'a> {
+        path: Path,
+        state: &'a mut State,
+        failed: Option<StageError>,
+    }
+
+    impl ModuleMapper for Load<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.0.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.0.pop();
+        }
+
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let saved = self.state.take_tensor::<D>(&format!("weights/{}", self.path.joined()));
+            param.map(|tensor| match saved {
+                Ok(saved) => Tensor::from_inner(saved).set_require_grad(tensor.is_require_grad()),
+                Err(error) => {
+                    self.failed.get_or_insert(error);
+                    tensor
+                }
+            })
+        }
+    }
+
+    let mut load = Load { path: Path::default(), state, failed: None };
+    let model = model.map(&mut load);
+    load.failed.map_or(Ok(model), Err)
+}

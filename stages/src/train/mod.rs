@@ -1,0 +1,28 @@
+//! The training loop and its parts.
+//!
+//! [`run_training`] is the loop. A [`Method`] says how the gradient of an attention or MLP matrix becomes an update; the
+//! embedding, the head and the norms always go to AdamW with a learning rate of their own, so that a comparison of
+//! methods is not one of the embedding's learning rate.
+
+mod adamw;
+mod batches;
+mod checkpoint;
+mod eval;
+mod gradients;
+mod guard;
+mod method;
+mod params;
+mod report;
+mod run;
+mod schedule;
+
+pub use adamw::{AdamFlavour, AdamHyper, AdamState};
+pub use batches::Batches;
+pub use checkpoint::State;
+pub use eval::{Evaluation, evaluate};
+pub use gradients::Gradients;
+pub use method::{FullAdamW, Method, Target, is_target};
+pub use params::{TrainKnobs, TrainParams};
+pub use report::{Throughput, peak_memory_bytes};
+pub use run::run_training;
+pub use schedule::{Schedule, ScheduleKind};

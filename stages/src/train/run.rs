@@ -1,0 +1,274 @@
+//! The training loop, to be read from top to bottom.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use camino::Utf8Path;
+use sepia_engine::stage::{Progress, StageContext, StageError};
+
+use super::{
+    Batches, Gradients, Method, State, TrainKnobs, TrainParams,
+    batches::Batch,
+    eval::{Evaluation, evaluate},
+    gradients::{load_weights, save_weights},
+    guard::Guard,
+    method::Moments,
+    report::{Throughput, peak_memory_bytes},
+};
+use crate::{
+    data::{Split, TokenFolder, unigram_loss},
+    device,
+    model::{self, Llama},
+    ops::{self, Rope},
+};
+
+/// Trains a model and writes it to the output `model`.
+///
+/// Inputs: `data` (tokens) and, optionally, `init` (a model to continue). Everything random derives from the seed, the
+/// purpose and the step; a run that was stopped and resumed ends in the same bytes as one that was not.
+///
+/// # Errors
+/// When inputs and parameters do not fit, training diverges, or a file cannot be read or written.
+pub fn run_training(
+    params: &TrainParams,
+    knobs: &TrainKnobs,
+    method: &mut dyn Method,
+    ctx: &mut StageContext<'_>,
+) -> Result<(), StageError> {
+    device::with_threads(ctx.threads(), || Run::new(params, knobs, method, ctx)?.to_the_end())
+}
+
+struct Run<'a, 'b> {
+    params: &'a TrainParams,
+    knobs: &'a TrainKnobs,
+    method: &'a mut dyn Method,
+    ctx: &'a mut StageContext<'b>,
+    /// With autodiff.
+    device: Device,
+    data: TokenFolder,
+    batches: Batches,
+    validation: Split,
+    unigram_loss: f64,
+    model: Llama,
+    rope: Rope,
+    rest: Moments,
+    guard: Guard,
+    /// Updates done.
+    done: u64,
+}
+
+impl<'a, 'b> Run<'a, 'b> {
+    fn new(
+        params: &'a TrainParams,
+        knobs: &'a TrainKnobs,
+        method: &'a mut dyn Method,
+        ctx: &'a mut StageContext<'b>,
+    ) -> Result<Self, StageError> {
+        let device = device::open(ctx)?.autodiff();
+        let data = TokenFolder::open(&ctx.input("data")?)?;
+        if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {
+            return Err(StageError::new(message).param(param).help("lower batch_size or seq_len, or add text"));
+        }
+        let (train, validation) = (data.train()?, data.validation()?);
+        let unigram_loss = unigram_loss(&train, &validation, data.meta.vocab_size);
+        let model = method.attach(initial_model(params, &data, ctx, &device)?)?;
+        let mut run = Self {
+            rope: model.rope(params.seq_len, &device),
+            batches: Batches::new(train, params.seq_len),
+            rest: Moments::new(params.adam()),
+            guard: Guard::default(),
+            done: 0,
+            params,
+            knobs,
+            method,
+            ctx,
+            device,
+            data,
+            validation,
+            unigram_loss,
+            model,
+        };
+        run.resume()?;
+        Ok(run)
+    }
+
+    fn to_the_end(mut self) -> Result<(), StageError> {
+        let mut speed = Throughput::default();
+        while self.done < self.params.max_steps {
+            let (loss, grad_norm) = self.update()?;
+            speed.add(self.params.tokens_per_step());
+            if self.done.is_multiple_of(self.knobs.log_every.max(1)) || self.done == self.params.max_steps {
+                let rate = speed.read();
+                self.record(loss, grad_norm, rate)?;
+            }
+            if self.params.eval_every > 0 && self.done.is_multiple_of(self.params.eval_every) {
+                let found = self.evaluate(Some(self.params.eval_batches))?;
+                self.ctx.metric("val_loss", self.done, found.loss())?;
+                speed.restart();
+            }
+            self.checkpoint()?;
+        }
+        self.finish()
+    }
+
+    /// One update of all weights, or none when the loss or a gradient is not finite. Returns the mean loss per token and
+    /// the norm of the gradient before clipping.
+    fn update(&mut self) -> Result<(f64, f64), StageError> {
+        let params = self.params;
+        let seed = self.ctx.rng_seed("batches", self.done);
+        let batches = self.batches.step(seed, params.batch_size, params.grad_accum, &self.device);
+        let tokens = params.tokens_per_step() as f64;
+        let mut total = 0.0;
+        let mut gradients: Option<Gradients> = None;
+        for batch in &batches {
+            let logits = self.model.forward(batch.inputs.clone(), &self.rope);
+            let loss = ops::cross_entropy_sum(logits, batch.targets.clone());
+            // Divided by the tokens of the whole update: gradients of its batches then simply add up.
+            let mut tape = loss.clone().div_scalar(tokens).backward();
+            total += f64::from(loss.into_scalar::<f32>());
+            let found = Gradients::collect(&self.model, &mut tape);
+            match &mut gradients {
+                Some(sum) => sum.add(found),
+                None => gradients = Some(found),
+            }
+        }
+        let loss = total / tokens;
+        let mut gradients = gradients.unwrap_or_default();
+        let (norm, bad) = gradients.norm();
+        if loss.is_finite() && norm.is_finite() {
+            if params.grad_clip > 0.0 && norm > params.grad_clip {
+                gradients.scale(params.grad_clip / (norm + 1e-6));
+            }
+            let factor = params.schedule().multiplier(self.done);
+            let rates = (self.done, params.lr * factor, params.lr_rest() * factor);
+            // Taken out for the time of the update, so that weights are changed in place.
+            let model = gradients.apply(self.model.clone(), self.method, &mut self.rest, rates)?;
+            self.model = self.method.after_step(self.done, model)?;
+        } else {
+            let place = if loss.is_finite() { bad } else { self.first_not_finite(&batches) };
+            self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
+        }
+        self.done += 1;
+        Ok((loss, norm))
+    }
+
+    /// The first part of the forward pass whose output is not finite.
+    fn first_not_finite(&self, batches: &[Batch]) -> Option<String> {
+        let model = self.model.valid();
+        let mut found = None;
+        for batch in batches {
+            let logits = model.forward_watched(batch.inputs.clone(), &self.rope, |name, x| {
+                if found.is_none() && !all_finite(x) {
+                    found = Some(name.to_owned());
+                }
+            });
+            if found.is_none() && !all_finite(&logits) {
+                found = Some("lm_head".to_owned());
+            }
+        }
+        found
+    }
+
+    fn record(&mut self, loss: f64, grad_norm: f64, rate: f64) -> Result<(), StageError> {
+        let lr = self.params.lr * self.params.schedule().multiplier(self.done - 1);
+        let mut figures = vec![("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("tokens_per_second", rate)];
+        figures.extend(self.method.figures());
+        for (name, value) in figures {
+            self.ctx.metric(name, self.done, value)?;
+        }
+        self.ctx.progress(&Progress {
+            done: self.done,
+            total: self.params.max_steps,
+            unit: "step".to_owned(),
+            figures: vec![("loss".to_owned(), loss), ("tok/s".to_owned(), rate)],
+        });
+        Ok(())
+    }
+
+    fn evaluate(&mut self, max_batches: Option<usize>) -> Result<Evaluation, StageError> {
+        let model = self.method.finished(self.model.valid())?;
+        let device = self.device.clone().without_autodiff();
+        let sizes = (self.params.seq_len, self.params.batch_size, max_batches);
+        evaluate(&model, &self.validation, sizes, &device, |_, _| Ok(()))
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StageError> {
+        let Self { ctx, model, method, rest, guard, device, done, .. } = self;
+        ctx.checkpoint(*done, |folder| {
+            let mut state = State::new(&device.clone().without_autodiff());
+            save_weights(model, &mut state);
+            method.save(&mut state);
+            rest.save("rest", &mut state);
+            state.put_count("skipped", guard.skipped);
+            state.write(folder)
+        })
+    }
+
+    fn resume(&mut self) -> Result<(), StageError> {
+        let Some((step, folder)) = self.ctx.resume()? else { return Ok(()) };
+        let mut state = State::read(&folder, &self.device.clone().without_autodiff())?;
+        self.model = load_weights(self.model.clone(), &mut state)?;
+        self.method.load(&mut state)?;
+        self.rest.load("rest", &mut state)?;
+        self.guard.skipped = state.count("skipped")?;
+        self.done = step;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), StageError> {
+        let found = self.evaluate(None)?;
+        let model = self.method.finished(self.model.valid())?;
+        let folder = self.ctx.output("model")?;
+        let tokenizer = self.data.tokenizer();
+        model::save(&model, &folder, Some(Utf8Path::new(&tokenizer)))?;
+        self.ctx.result("val_loss", found.loss())?;
+        self.ctx.result("val_perplexity", found.perplexity())?;
+        self.ctx.result("unigram_perplexity", self.unigram_loss.exp())?;
+        self.ctx.result("parameters", model.num_params() as f64)?;
+        self.ctx.result("optimizer_state_bytes", (self.method.state_bytes() + self.rest.bytes()) as f64)?;
+        self.ctx.result("skipped_updates", self.guard.skipped as f64)?;
+        if let Some(bytes) = peak_memory_bytes() {
+            self.ctx.result("peak_memory_bytes", bytes as f64)?;
+        }
+        Ok(())
+    }
+}
+
+fn all_finite(x: &Tensor<2>) -> bool {
+    // One infinity or NaN makes the sum of absolute values infinite or NaN.
+    x.clone().abs().sum().into_scalar::<f32>().is_finite()
+}
+
+/// The model of the input `init`, or a new one.
+fn initial_model(
+    params: &TrainParams,
+    data: &TokenFolder,
+    ctx: &StageContext<'_>,
+    device: &Device,
+) -> Result<Llama, StageError> {
+    let vocab_size = data.meta.vocab_size;
+    if let Some(folder) = ctx.input_opt("init") {
+        if !params.model.is_empty() {
+            let message = "the model's sizes come from the input `init`";
+            return Err(StageError::new(message).param("model").help("leave `model` out"));
+        }
+        let model = model::load(&folder, device)?;
+        if model.config().vocab_size < vocab_size {
+            let known = model.config().vocab_size;
+            let message = format!("the data has {vocab_size} token ids, but the model of `init` knows {known}");
+            return Err(StageError::new(message).help("use the tokenizer that the model was trained with"));
+        }
+        return Ok(model);
+    }
+    let config = params.model.config(vocab_size, params.seq_len).ok_or_else(|| {
+        StageError::new("the model's sizes are not complete")
+            .param("model")
+            .help("name a preset, { preset = \"9m\" }, or give d_model, n_layer and n_head")
+    })?;
+    if config.vocab_size < vocab_size {
+        let message = format!("vocab_size {} is below that of the data, {vocab_size}", config.vocab_size);
+        return Err(StageError::new(message).param("model.vocab_size").help("leave it out to take the data's"));
+    }
+    Ok(Llama::new(config, |name| ctx.rng_seed(&format!("init {name}"), 0), device))
+}
