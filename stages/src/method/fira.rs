@@ -15,16 +15,19 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use schemars::JsonSchema;
-use sepia_engine::stage::StageError;
+use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    MethodParams, MethodSetup, check_positive,
     galore::StepReport,
-    projection::{Projection, ProjectionConfig, Refresh, Side},
+    per_matrix::{MatrixMethod, PerMatrix},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side},
 };
 use crate::{
+    linalg::subspace::SubspaceConfig,
     optim::decay,
-    train::{AdamHyper, AdamState, State},
+    train::{AdamHyper, AdamState, Method, State},
 };
 
 /// Guards the two divisions by norms.
@@ -63,12 +66,114 @@ pub enum FiraOptimizer {
     RmsProp,
 }
 
-/// Fira's own parameters.
+/// Fira: GaLore plus the rest of the gradient, scaled by what the optimiser did to the projected part.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FiraParams {
+    /// Dimension of the subspace; clamped to the shorter side of each matrix. The papers use a quarter of d_model.
+    pub rank: usize,
+    /// Updates between two bases (T).
+    pub update_proj_gap: u64,
+    /// What a projected update is multiplied by (alpha). The papers use 0.25 below 1B parameters and 0.0625 above.
+    pub scale: f64,
+    /// Which side of the gradient is projected.
+    pub proj_type: ProjType,
+    /// `repo`, as the public code computes (the published figures were presumably made with it), or `paper`.
+    pub variant: Variant,
+    /// How finely the residual is scaled.
+    pub level: Level,
+    /// By how much the residual's norm may grow an update.
+    pub gamma: f64,
+    /// Whether that growth is limited at all.
+    pub limiter: bool,
+    /// Whether a first residual of zero is kept from locking the limiter for a thousand updates, as it does in the public
+    /// code.
+    pub zero_start_guard: bool,
+    /// The optimiser inside the subspace. Embedding, head and norms have AdamW whatever is chosen here.
+    pub optimizer: FiraInner,
+    /// How the basis is computed.
+    pub subspace: SubspaceConfig,
+    /// What happens to the moments when the basis is renewed.
+    pub moments_at_refresh: MomentsAtRefresh,
+}
+
+/// The optimiser inside the subspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FiraInner {
+    /// Adam.
+    #[default]
+    Adam,
+    /// RMSProp with decay 0.9, without bias correction and weight decay.
+    RmsProp,
+}
+
+impl Default for FiraParams {
+    fn default() -> Self {
+        let ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh } =
+            ProjectionConfig::default();
+        Self {
+            rank,
+            update_proj_gap,
+            scale: 0.25,
+            proj_type,
+            variant: Variant::Repo,
+            level: Level::Column,
+            gamma: 1.01,
+            limiter: true,
+            zero_start_guard: true,
+            optimizer: FiraInner::Adam,
+            subspace,
+            moments_at_refresh,
+        }
+    }
+}
+
+impl FiraParams {
+    fn config(&self, hyper: AdamHyper) -> FiraConfig {
+        let Self { rank, update_proj_gap, proj_type, subspace, moments_at_refresh, .. } = *self;
+        FiraConfig {
+            projection: ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh },
+            scale: self.scale,
+            variant: self.variant,
+            level: self.level,
+            gamma: self.gamma,
+            limiter: self.limiter,
+            zero_start_guard: self.zero_start_guard,
+            optimizer: match self.optimizer {
+                FiraInner::Adam => FiraOptimizer::Adam(hyper),
+                FiraInner::RmsProp => FiraOptimizer::RmsProp,
+            },
+        }
+    }
+}
+
+impl MethodParams for FiraParams {
+    const STAGE: &'static str = "fira";
+
+    fn check(&self, at: &str, check: &mut Check<'_>) {
+        self.config(AdamHyper::default()).projection.check(at, check);
+        check_positive(self.scale, "scale", at, check);
+        if !(self.gamma.is_finite() && self.gamma >= 1.0) {
+            check.problem(format!("{at}.gamma"), format!("`gamma` is {}, but must be at least 1", self.gamma), "");
+        }
+        if self.proj_type == ProjType::Full && self.level == Level::Column {
+            let message = "with proj_type = \"full\" no side of the gradient is left to scale column by column";
+            check.problem(format!("{at}.level"), message, "write level = \"matrix\"");
+        }
+    }
+
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+        Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup.seed))
+    }
+}
+
+/// What [`Fira`] is made from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FiraConfig {
     /// The projection.
     pub projection: ProjectionConfig,
-    /// What a projected update is multiplied by (alpha of the paper).
+    /// What a projected update is multiplied by.
     pub scale: f64,
     /// Whose rule.
     pub variant: Variant,
@@ -287,6 +392,34 @@ impl Fira {
         }
         self.limiter.previous = state.take_tensor(&format!("{at}/limiter"))?;
         Ok(())
+    }
+}
+
+impl MatrixMethod for Fira {
+    type Config = FiraConfig;
+
+    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
+        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
+    }
+
+    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
+        Self::step(self, weight, &gradient, lr)
+    }
+
+    fn bytes(&self) -> usize {
+        self.state_bytes()
+    }
+
+    fn clamped(&self) -> Option<(usize, usize)> {
+        self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
+    }
+
+    fn save(&self, at: &str, state: &mut State) {
+        Self::save(self, at, state);
+    }
+
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        Self::load(self, at, state)
     }
 }
 

@@ -242,8 +242,11 @@ fn steps_are_counted_once_and_refreshes_come_at_one_plus_multiples_of_the_gap() 
 #[test]
 fn weight_decay_acts_on_the_whole_matrix_in_every_optimiser() {
     let adam = AdamHyper { weight_decay: 0.5, ..ADAM };
-    let factor = AdafactorConfig { weight_decay: 0.5, ..AdafactorConfig::default() };
-    let all = [MatrixOptimizer::Adam(adam), MatrixOptimizer::Adam8bit(adam, EIGHT), MatrixOptimizer::Adafactor(factor)];
+    let all = [
+        MatrixOptimizer::Adam(adam),
+        MatrixOptimizer::Adam8bit(adam, EIGHT),
+        MatrixOptimizer::Adafactor(AdafactorConfig::default(), 0.5),
+    ];
     for optimizer in all {
         let mut galore = small(1, 10, optimizer, [3, 4]);
         let zero = Tensor::<2>::zeros([3, 4], &Device::flex());
@@ -291,7 +294,7 @@ fn full_rank_sgd_with_scale_one_is_plain_sgd_and_adam_is_not_adam() {
 #[test]
 fn a_saved_state_goes_on_bit_for_bit_with_every_optimiser() {
     let eight = MatrixOptimizer::Adam8bit(ADAM, EIGHT);
-    let factor = MatrixOptimizer::Adafactor(AdafactorConfig::default());
+    let factor = MatrixOptimizer::Adafactor(AdafactorConfig::default(), 0.0);
     for optimizer in [MatrixOptimizer::Adam(ADAM), eight, factor, MatrixOptimizer::Sgd] {
         for proj_type in [ProjType::Std, ProjType::ReverseStd, ProjType::Full] {
             let projection = ProjectionConfig { rank: 3, update_proj_gap: 2, proj_type, ..ProjectionConfig::default() };

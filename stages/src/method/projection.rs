@@ -6,9 +6,10 @@
 
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
-use sepia_engine::stage::{StageError, derive_seed};
+use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
+use super::check_rank;
 use crate::{
     linalg::{
         subspace::{SubspaceConfig, dominant, overlap},
@@ -73,8 +74,7 @@ pub enum MomentsAtRefresh {
 }
 
 /// How gradients are projected.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProjectionConfig {
     /// Dimension of the subspace; clamped to the shorter side of each matrix.
     pub rank: usize,
@@ -96,6 +96,17 @@ impl Default for ProjectionConfig {
             proj_type: ProjType::Std,
             subspace: SubspaceConfig::default(),
             moments_at_refresh: MomentsAtRefresh::Keep,
+        }
+    }
+}
+
+impl ProjectionConfig {
+    /// Reports what cannot work; `at` is the dotted path of the method.
+    pub fn check(&self, at: &str, check: &mut Check<'_>) {
+        check_rank(self.rank, at, check);
+        if self.update_proj_gap == 0 {
+            let help = "200 is usual; 50 to 1000 makes little difference";
+            check.problem(format!("{at}.update_proj_gap"), "`update_proj_gap` must be at least 1", help);
         }
     }
 }

@@ -22,13 +22,11 @@ pub struct AdafactorConfig {
     pub eps: f64,
     /// The update is scaled down to at most this root mean square.
     pub clip_threshold: f64,
-    /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f64,
 }
 
 impl Default for AdafactorConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, decay_exponent: -0.8, eps: 1e-30, clip_threshold: 1.0, weight_decay: 0.0 }
+        Self { beta1: 0.9, decay_exponent: -0.8, eps: 1e-30, clip_threshold: 1.0 }
     }
 }
 

@@ -16,8 +16,8 @@ pub enum MatrixOptimizer {
     Adam(AdamHyper),
     /// Adam with moments in 8 bits.
     Adam8bit(AdamHyper, EightBit),
-    /// Adafactor.
-    Adafactor(AdafactorConfig),
+    /// Adafactor, with decoupled weight decay.
+    Adafactor(AdafactorConfig, f64),
     /// Plain gradient descent.
     Sgd,
 }
@@ -28,7 +28,7 @@ impl MatrixOptimizer {
     pub fn weight_decay(&self) -> f64 {
         match self {
             Self::Adam(hyper) | Self::Adam8bit(hyper, _) => hyper.weight_decay,
-            Self::Adafactor(config) => config.weight_decay,
+            Self::Adafactor(_, weight_decay) => *weight_decay,
             Self::Sgd => 0.0,
         }
     }
@@ -74,7 +74,7 @@ impl MatrixState {
                 v: Quantised::zeros(count, eight.block_size, eight.table, false),
                 t: 0,
             },
-            MatrixOptimizer::Adafactor(config) => Kind::Adafactor {
+            MatrixOptimizer::Adafactor(config, _) => Kind::Adafactor {
                 config,
                 second: Factored::new(shape, device, dtype),
                 first: (config.beta1 > 0.0).then(|| Tensor::zeros(shape, (device, dtype))),
@@ -245,8 +245,8 @@ mod tests {
         vec![
             MatrixOptimizer::Adam(ADAM),
             MatrixOptimizer::Adam8bit(ADAM, EightBit { block_size: 16, min_size: 0, ..EightBit::default() }),
-            MatrixOptimizer::Adafactor(AdafactorConfig::default()),
-            MatrixOptimizer::Adafactor(AdafactorConfig { beta1: 0.0, ..AdafactorConfig::default() }),
+            MatrixOptimizer::Adafactor(AdafactorConfig::default(), 0.0),
+            MatrixOptimizer::Adafactor(AdafactorConfig { beta1: 0.0, ..AdafactorConfig::default() }, 0.0),
             MatrixOptimizer::Sgd,
         ]
     }

@@ -34,6 +34,13 @@ pub struct AdamHyper {
     pub weight_decay: f64,
 }
 
+impl Default for AdamHyper {
+    /// The constants of the GaLore code.
+    fn default() -> Self {
+        Self { flavour: AdamFlavour::Hf, betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.0 }
+    }
+}
+
 /// The moments of one parameter, whatever its shape: all tensors are flat.
 #[derive(Debug, Clone)]
 pub struct AdamState {
