@@ -224,6 +224,7 @@ impl Limiter {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per matrix, and never moved about")]
 enum Moments {
     Adam(AdamHyper, AdamState),
     RmsProp(Tensor<2>),

@@ -1,6 +1,17 @@
 //! Causal self-attention with rotary positions.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use std::sync::Arc;
+
+use burn::{
+    backend::{Flex, ops::FloatTensorOps},
+    tensor::{Device, Shape, Tensor, TensorData, activation},
+};
+use rayon::prelude::*;
+
+use super::{
+    fused::{Fused, Host, Input, applies, apply, host, values},
+    kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
+};
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +34,14 @@ pub struct Rope {
     sin: Tensor<2>,  // [seq_len, head_dim / 2]
     mask: Tensor<2>, // [seq_len, seq_len]: 0 up to the diagonal, -inf above it
     seq_len: usize,
+    table: Arc<Table>,
+}
+
+/// The cosines and sines on the host, for the fused form.
+#[derive(Debug)]
+struct Table {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
 }
 
 impl Rope {
@@ -31,15 +50,15 @@ impl Rope {
     pub fn new(seq_len: usize, head_dim: usize, theta: f64, device: &Device) -> Self {
         let half = head_dim / 2;
         let angle = |position: usize, i: usize| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
-        let table = |f: fn(f64) -> f64| {
-            let values = (0..seq_len).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32));
-            let data = TensorData::new(values.collect::<Vec<f32>>(), [seq_len, half]);
-            Tensor::from_data(data, device)
+        let table = |f: fn(f64) -> f64| -> Vec<f32> {
+            (0..seq_len).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect()
         };
+        let table = Table { cos: table(f64::cos), sin: table(f64::sin) };
+        let tensor = |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), [seq_len, half]), device);
         let above = |row, column| if column > row { f32::NEG_INFINITY } else { 0.0 };
         let mask: Vec<f32> = (0..seq_len).flat_map(|row| (0..seq_len).map(move |column| above(row, column))).collect();
         let mask = Tensor::from_data(TensorData::new(mask, [seq_len, seq_len]), device);
-        Self { cos: table(f64::cos), sin: table(f64::sin), mask, seq_len }
+        Self { cos: tensor(&table.cos), sin: tensor(&table.sin), mask, seq_len, table: Arc::new(table) }
     }
 
     /// Turns `x` `[batch, n_head, seq, head_dim]`.
@@ -53,7 +72,8 @@ impl Rope {
         let (cos, sin) = (table(&self.cos), table(&self.sin));
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);
-        Tensor::cat(vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin], 3)
+        let turned = first.clone() * cos.clone() - second.clone() * sin.clone();
+        Tensor::cat(vec![turned, second * cos + first * sin], 3)
     }
 }
 
@@ -62,6 +82,17 @@ impl Rope {
 /// `q`, `k`, `v` and the result are `[batch * seq, n_head * head_dim]`; scores are divided by the root of `head_dim`.
 #[must_use]
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
+    if applies(&q)
+        && applies(&k)
+        && applies(&v)
+        && let (Some(q), Some(k), Some(v)) = (Input::of(q.clone()), Input::of(k.clone()), Input::of(v.clone()))
+    {
+        return apply(FusedAttention { heads, table: Arc::clone(&rope.table) }, [q, k, v]);
+    }
+    plain(q, k, v, heads, rope)
+}
+
+fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
     let Heads { batch, seq, n_head, head_dim } = heads;
     let split = |x: Tensor<2>| x.reshape([batch, seq, n_head, head_dim]).swap_dims(1, 2);
     let q = rope.turn(split(q)).mul_scalar((head_dim as f64).sqrt().recip());
@@ -70,4 +101,244 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, 
     let scores = q.matmul(k.swap_dims(2, 3)) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
     let mixed = activation::softmax(scores, 3).matmul(split(v)); // [batch, n_head, seq, head_dim]
     mixed.swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
+}
+
+/// Rows of queries that are worked on together: scores are computed up to the end of the block and not above, which
+/// saves nearly half of the products for long sequences.
+const BLOCK: usize = 64;
+
+/// Scores are computed again in the backward pass instead of being kept: `batch * n_head * seq^2` numbers a layer.
+#[derive(Debug)]
+struct FusedAttention {
+    heads: Heads,
+    table: Arc<Table>,
+}
+
+impl FusedAttention {
+    /// Numbers of one sequence.
+    fn piece(&self) -> usize {
+        self.heads.seq * self.heads.n_head * self.heads.head_dim
+    }
+
+    /// `[batch * seq, d_model]` seen as `[batch, n_head, seq, head_dim]`.
+    fn split(&self, x: &Host) -> Host {
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        x.reshape(Shape::from([batch, seq, n_head, head_dim])).permute(&[0, 2, 1, 3])
+    }
+
+    /// `x` `[batch * seq, d_model]` turned by its positions and scaled.
+    fn turned(&self, x: &Host, factor: f32) -> Host {
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        let (half, width) = (head_dim / 2, n_head * head_dim);
+        let mut out = vec![0.0f32; batch * seq * width];
+        out.par_chunks_mut(self.piece()).zip(values(x).par_chunks(self.piece())).for_each(|(out, x)| {
+            simd(
+                #[inline(always)]
+                || {
+                    let tables = self.table.cos.chunks_exact(half).zip(self.table.sin.chunks_exact(half));
+                    for ((out, x), table) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(tables) {
+                        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                            turn(x, table, factor, out);
+                        }
+                    }
+                },
+            );
+        });
+        host(out, [batch * seq, width])
+    }
+
+    /// The gradient of what [`turned`](Self::turned) took, from that of some rows of what it gave
+    /// (`[batch, n_head, end - begin, head_dim]`): the turn backwards, written to those rows of `out`
+    /// `[batch * seq, d_model]`.
+    fn turned_back(&self, grad: &Host, (begin, end): (usize, usize), factor: f32, out: &mut [f32]) {
+        let Heads { n_head, head_dim, .. } = self.heads;
+        let (half, width, rows) = (head_dim / 2, n_head * head_dim, end - begin);
+        let grads = values(grad).par_chunks(n_head * rows * head_dim);
+        out.par_chunks_mut(self.piece()).zip(grads).for_each(|(out, grad)| {
+            simd(
+                #[inline(always)]
+                || {
+                    for (head, grad) in grad.chunks_exact(rows * head_dim).enumerate() {
+                        let (cos, sin) = (&self.table.cos[begin * half..], &self.table.sin[begin * half..]);
+                        let tables = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+                        let out = out[begin * width..end * width].chunks_exact_mut(width);
+                        for ((out, grad), table) in out.zip(grad.chunks_exact(head_dim)).zip(tables) {
+                            turn_back(grad, table, factor, &mut out[head * head_dim..(head + 1) * head_dim]);
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// Writes rows `begin..end` of all heads, `[batch, n_head, end - begin, head_dim]`, to `out` `[batch * seq, d_model]`.
+    fn join(&self, x: &Host, (begin, end): (usize, usize), out: &mut [f32]) {
+        let Heads { n_head, head_dim, .. } = self.heads;
+        let (width, rows) = (n_head * head_dim, end - begin);
+        out.par_chunks_mut(self.piece()).zip(values(x).par_chunks(n_head * rows * head_dim)).for_each(|(out, x)| {
+            for (head, x) in x.chunks_exact(rows * head_dim).enumerate() {
+                let out = out[begin * width..end * width].chunks_exact_mut(width);
+                for (out, x) in out.zip(x.chunks_exact(head_dim)) {
+                    out[head * head_dim..(head + 1) * head_dim].copy_from_slice(x);
+                }
+            }
+        });
+    }
+
+    /// Probabilities of the queries `begin..end` over the keys `0..end`: `[batch, n_head, end - begin, end]`.
+    fn probabilities(&self, q: &Host, k: &Host, (begin, end): (usize, usize)) -> Host {
+        let rows = end - begin;
+        let keys = self.split(k).narrow(2, 0, end).transpose(2, 3);
+        let mut scores = Flex::float_matmul(self.split(q).narrow(2, begin, rows), keys);
+        scores.storage_mut::<f32>().par_chunks_mut(rows * end).for_each(|scores| {
+            simd(
+                #[inline(always)]
+                || {
+                    for (row, scores) in scores.chunks_exact_mut(end).enumerate() {
+                        let (seen, unseen) = scores.split_at_mut(begin + row + 1);
+                        let max = max_of(seen);
+                        for score in seen.iter_mut() {
+                            *score = exp(*score - max);
+                        }
+                        let inverse = 1.0 / sum_of(seen, |score| score);
+                        for score in seen {
+                            *score *= inverse;
+                        }
+                        unseen.fill(0.0);
+                    }
+                },
+            );
+        });
+        scores
+    }
+
+    fn scale(&self) -> f32 {
+        (self.heads.head_dim as f32).sqrt().recip()
+    }
+
+    fn blocks(&self) -> impl DoubleEndedIterator<Item = (usize, usize)> {
+        let seq = self.heads.seq;
+        (0..seq.div_ceil(BLOCK)).map(move |block| (block * BLOCK, ((block + 1) * BLOCK).min(seq)))
+    }
+}
+
+/// One head of one token, turned and scaled.
+#[inline(always)]
+fn turn(x: &[f32], (cos, sin): (&[f32], &[f32]), factor: f32, out: &mut [f32]) {
+    let half = cos.len();
+    let ((first, second), (out1, out2)) = (x.split_at(half), out.split_at_mut(half));
+    for ((((a, b), c), s), (out1, out2)) in
+        first.iter().zip(second).zip(cos).zip(sin).zip(out1.iter_mut().zip(out2.iter_mut()))
+    {
+        *out1 = (a * c - b * s) * factor;
+        *out2 = (b * c + a * s) * factor;
+    }
+}
+
+/// [`turn`] by the opposite angle.
+#[inline(always)]
+fn turn_back(x: &[f32], (cos, sin): (&[f32], &[f32]), factor: f32, out: &mut [f32]) {
+    let half = cos.len();
+    let ((first, second), (out1, out2)) = (x.split_at(half), out.split_at_mut(half));
+    for ((((a, b), c), s), (out1, out2)) in
+        first.iter().zip(second).zip(cos).zip(sin).zip(out1.iter_mut().zip(out2.iter_mut()))
+    {
+        *out1 = (a * c + b * s) * factor;
+        *out2 = (b * c - a * s) * factor;
+    }
+}
+
+/// Adds `[batch, n_head, rows, head_dim]` to the first rows of a sum with at least as many.
+fn add_to_first_rows(sum: Option<Host>, part: Host, batch_heads: usize) -> Host {
+    let Some(mut sum) = sum else { return part };
+    let (long, short) = (values(&sum).len() / batch_heads, values(&part).len() / batch_heads);
+    sum.storage_mut::<f32>().par_chunks_mut(long).zip(values(&part).par_chunks(short)).for_each(|(sum, part)| {
+        simd(
+            #[inline(always)]
+            || {
+                for (sum, part) in sum.iter_mut().zip(part) {
+                    *sum += part;
+                }
+            },
+        );
+    });
+    sum
+}
+
+impl Fused<3> for FusedAttention {
+    type Saved = [Host; 3];
+
+    fn forward(&self, [q, k, v]: [Host; 3]) -> (Host, Self::Saved) {
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        let (turned_q, turned_k) = (self.turned(&q, self.scale()), self.turned(&k, 1.0));
+        let mut out = vec![0.0f32; batch * self.piece()];
+        for (begin, end) in self.blocks() {
+            let p = self.probabilities(&turned_q, &turned_k, (begin, end));
+            let mixed = Flex::float_matmul(p, self.split(&v).narrow(2, 0, end));
+            self.join(&mixed, (begin, end), &mut out);
+        }
+        (host(out, [batch * seq, n_head * head_dim]), [q, k, v])
+    }
+
+    /// With probabilities P of a block of queries, and G the gradient of its output: `dV += P^T G`, `dP = G V^T`,
+    /// `dS = P (dP - rowsum(P dP))`, `dQ = dS K`, `dK += dS^T Q`. The last block comes first, since it reaches all keys.
+    fn backward(&self, [q, k, v]: Self::Saved, grad: Host, _: [bool; 3]) -> [Option<Host>; 3] {
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        let (turned_q, turned_k) = (self.turned(&q, self.scale()), self.turned(&k, 1.0));
+        let [mut for_q, mut for_k, mut for_v] = [(); 3].map(|()| vec![0.0f32; batch * self.piece()]);
+        let (mut sum_k, mut sum_v) = (None, None);
+        for (begin, end) in self.blocks().rev() {
+            let rows = end - begin;
+            let p = self.probabilities(&turned_q, &turned_k, (begin, end));
+            let grad = self.split(&grad).narrow(2, begin, rows);
+            let keys = self.split(&turned_k).narrow(2, 0, end);
+            let queries = self.split(&turned_q).narrow(2, begin, rows);
+            let values_t = self.split(&v).narrow(2, 0, end).transpose(2, 3);
+            let mut change = Flex::float_matmul(grad.clone(), values_t);
+            change.storage_mut::<f32>().par_chunks_mut(rows * end).zip(values(&p).par_chunks(rows * end)).for_each(
+                |(change, p)| {
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for (change, p) in change.chunks_exact_mut(end).zip(p.chunks_exact(end)) {
+                                let mean = sum_of_pairs(p, change, |p, change| p * change);
+                                for (change, p) in change.iter_mut().zip(p) {
+                                    *change = p * (*change - mean);
+                                }
+                            }
+                        },
+                    );
+                },
+            );
+            sum_v = Some(add_to_first_rows(sum_v, Flex::float_matmul(p.transpose(2, 3), grad), batch * n_head));
+            let for_keys = Flex::float_matmul(change.transpose(2, 3), queries);
+            sum_k = Some(add_to_first_rows(sum_k, for_keys, batch * n_head));
+            self.turned_back(&Flex::float_matmul(change, keys), (begin, end), self.scale(), &mut for_q);
+        }
+        if let (Some(sum_k), Some(sum_v)) = (sum_k, sum_v) {
+            self.turned_back(&sum_k, (0, seq), 1.0, &mut for_k);
+            self.join(&sum_v, (0, seq), &mut for_v);
+        }
+        [for_q, for_k, for_v].map(|grad| Some(host(grad, [batch * seq, n_head * head_dim])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::fused::testing::{assert_same, random};
+
+    #[test]
+    fn both_forms_agree_within_a_block_and_beyond() {
+        for (seq, seq_len) in [(5, 5), (64, 64), (150, 200)] {
+            let heads = Heads { batch: 3, seq, n_head: 2, head_dim: 8 };
+            let rope = Rope::new(seq_len, 8, 10_000.0, &Device::flex());
+            let shape = [3 * seq, 16];
+            assert_same(
+                [random(shape, 1), random(shape, 2), random(shape, 3)],
+                |[q, k, v]| causal_attention(q, k, v, heads, &rope),
+                |[q, k, v]| plain(q, k, v, heads, &rope),
+            );
+        }
+    }
 }

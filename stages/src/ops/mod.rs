@@ -1,11 +1,28 @@
-//! The operations a decoder is made of.
+//! The operations a decoder is made of, each in two forms.
 //!
-//! Each file holds one operation: its form in burn's tensor operations, which runs on every device.
+//! The *plain* form is written in burn's tensor operations and runs on every device. The *fused* form is used on the CPU
+//! in f32: a forward and a backward pass over slices, which reads and writes each value once where the plain form makes
+//! a tensor for every step between. Tests hold the two together. `fused` is the bridge to burn's autodiff, `kernel` what
+//! the fused forms share.
+//!
+//! Fused forms give the same bits whatever the number of threads: work is cut into pieces of a fixed size, and sums over
+//! pieces are added in their order.
 
 mod attention;
-mod basic;
 mod cross_entropy;
+mod embedding;
+mod fused;
+mod kernel;
+mod linear;
+mod rms_norm;
+mod swiglu;
 
 pub use attention::{Heads, Rope, causal_attention};
-pub use basic::{embedding, linear, rms_norm, swiglu};
 pub use cross_entropy::cross_entropy_sum;
+pub use embedding::embedding;
+pub use linear::linear;
+pub use rms_norm::rms_norm;
+pub use swiglu::swiglu;
+
+pub(crate) use fused::{on_host, to_tensor};
+pub(crate) use kernel::{PIECE, scale, simd, sum_of_squares};

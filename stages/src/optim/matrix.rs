@@ -52,6 +52,7 @@ pub struct MatrixState {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per matrix, and never moved about")]
 enum Kind {
     Adam { hyper: AdamHyper, moments: AdamState },
     Adam8bit { hyper: AdamHyper, m: Quantised, v: Quantised, t: u64 },

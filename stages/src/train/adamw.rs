@@ -7,8 +7,11 @@
 //! - `Torch`: `w -= lr wd w`, then `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::ops::{PIECE, on_host, simd, to_tensor};
 
 /// Which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -65,28 +68,93 @@ impl AdamState {
         [&self.m, &self.v].map(|tensor| (tensor.shape().num_elements() * tensor.dtype().size()) as u64).iter().sum()
     }
 
-    /// One update: the new value of `param` `[n]` for its gradient `[n]`.
+    /// One update: the new value of `param` `[n]` for its gradient `[n]`. On the CPU moments and parameter are changed
+    /// in place, unless someone else holds them.
     #[must_use]
     pub fn step(&mut self, param: Tensor<1>, grad: Tensor<1>, lr: f64, hyper: &AdamHyper) -> Tensor<1> {
         self.t += 1;
-        let [b1, b2] = hyper.betas;
-        let correct1 = 1.0 - b1.powi(self.t.min(i32::MAX as u64) as i32);
-        let correct2 = 1.0 - b2.powi(self.t.min(i32::MAX as u64) as i32);
-        self.m = self.m.clone().mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
-        self.v = self.v.clone().mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
+        let coefficients = Coefficients::new(self.t, lr, hyper);
+        // The gradient holds the moments' places while they are away.
+        let m = std::mem::replace(&mut self.m, grad.clone());
+        let v = std::mem::replace(&mut self.v, grad.clone());
+        let (param, m, v) = match (on_host(param), on_host(m), on_host(v), on_host(grad)) {
+            (Ok(mut param), Ok(mut m), Ok(mut v), Ok(grad)) => {
+                param
+                    .storage_mut::<f32>()
+                    .par_chunks_mut(PIECE)
+                    .zip(m.storage_mut::<f32>().par_chunks_mut(PIECE))
+                    .zip(v.storage_mut::<f32>().par_chunks_mut(PIECE))
+                    .zip(grad.storage::<f32>().par_chunks(PIECE))
+                    .for_each(|(((param, m), v), grad)| coefficients.on_slices(param, m, v, grad));
+                (to_tensor(param), to_tensor(m), to_tensor(v))
+            }
+            (param, m, v, grad) => {
+                let back = |tensor: Result<_, Tensor<1>>| tensor.map_or_else(|tensor| tensor, to_tensor);
+                coefficients.on_tensors(back(param), back(m), back(v), back(grad))
+            }
+        };
+        (self.m, self.v) = (m, v);
+        param
+    }
+}
+
+/// One update as `w <- before w - rate m / (scale sqrt(v) + eps)`, then `w <- after w`: both forms are of this kind.
+#[derive(Debug, Clone, Copy)]
+struct Coefficients {
+    betas: [f64; 2],
+    eps: f64,
+    before: f64,
+    rate: f64,
+    scale: f64,
+    after: f64,
+}
+
+impl Coefficients {
+    fn new(t: u64, lr: f64, hyper: &AdamHyper) -> Self {
+        let t = i32::try_from(t).unwrap_or(i32::MAX);
+        let correct = hyper.betas.map(|beta| 1.0 - beta.powi(t));
         let decay = 1.0 - lr * hyper.weight_decay;
+        let (betas, eps) = (hyper.betas, hyper.eps);
         match hyper.flavour {
             AdamFlavour::Hf => {
-                let rate = lr * correct2.sqrt() / correct1;
-                let moved = param - (self.m.clone() / self.v.clone().sqrt().add_scalar(hyper.eps)).mul_scalar(rate);
-                if hyper.weight_decay == 0.0 { moved } else { moved.mul_scalar(decay) }
+                Self { betas, eps, before: 1.0, rate: lr * correct[1].sqrt() / correct[0], scale: 1.0, after: decay }
             }
             AdamFlavour::Torch => {
-                let param = if hyper.weight_decay == 0.0 { param } else { param.mul_scalar(decay) };
-                let root = self.v.clone().sqrt().mul_scalar(correct2.sqrt().recip());
-                param - (self.m.clone() / root.add_scalar(hyper.eps)).mul_scalar(lr / correct1)
+                Self { betas, eps, before: decay, rate: lr / correct[0], scale: correct[1].sqrt().recip(), after: 1.0 }
             }
         }
+    }
+
+    fn on_slices(&self, param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32]) {
+        let [b1, b2] = self.betas.map(|beta| beta as f32);
+        let [c1, c2] = self.betas.map(|beta| (1.0 - beta) as f32);
+        let [eps, before, rate, scale, after] =
+            [self.eps, self.before, self.rate, self.scale, self.after].map(|number| number as f32);
+        simd(
+            #[inline(always)]
+            || {
+                for (((w, m), v), &g) in param.iter_mut().zip(m).zip(v).zip(grad) {
+                    *m = b1 * *m + c1 * g;
+                    *v = b2 * *v + c2 * (g * g);
+                    *w = (before * *w - rate * *m / (scale * v.sqrt() + eps)) * after;
+                }
+            },
+        );
+    }
+
+    fn on_tensors(
+        &self,
+        param: Tensor<1>,
+        m: Tensor<1>,
+        v: Tensor<1>,
+        grad: Tensor<1>,
+    ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+        let [b1, b2] = self.betas;
+        let m = m.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
+        let v = v.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
+        let direction = m.clone() / v.clone().sqrt().mul_scalar(self.scale).add_scalar(self.eps);
+        let param = (param.mul_scalar(self.before) - direction.mul_scalar(self.rate)).mul_scalar(self.after);
+        (param, m, v)
     }
 }
 
@@ -135,6 +203,27 @@ mod tests {
             w = state.step(w, tensor(grad), number("lr"), &hyper);
             let found = w.clone().into_scalar::<f64>();
             assert!((found - expected).abs() < 1e-10, "{id}: {found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn slices_and_tensors_agree() {
+        let device = Device::flex();
+        let random = |seed| {
+            let values = crate::random::Rng::new(seed).normal(1000, 1.0);
+            Tensor::<1>::from_data(TensorData::new(values, [1000]), &device)
+        };
+        for flavour in [AdamFlavour::Hf, AdamFlavour::Torch] {
+            let hyper = AdamHyper { flavour, betas: [0.9, 0.99], eps: 1e-6, weight_decay: 0.1 };
+            let (param, grad) = (random(1), random(2));
+            let mut state = AdamState::new(&param);
+            let found = state.step(param.clone(), grad.clone(), 0.1, &hyper);
+            let zeros = param.zeros_like();
+            let coefficients = Coefficients::new(1, 0.1, &hyper);
+            let (expected, m, v) = coefficients.on_tensors(param, zeros.clone(), zeros, grad);
+            for (found, expected) in [(found, expected), (state.m, m), (state.v, v)] {
+                assert!((found - expected).abs().max().into_scalar::<f32>() < 1e-6);
+            }
         }
     }
 

@@ -12,7 +12,10 @@ use super::{
     checkpoint::State,
     method::{Method, Moments, Target, is_target},
 };
-use crate::model::Llama;
+use crate::{
+    model::Llama,
+    ops::{on_host, scale, sum_of_squares, to_tensor},
+};
 
 /// Gradients by parameter path, flat, without autodiff.
 #[derive(Debug, Default)]
@@ -78,27 +81,37 @@ impl Gradients {
     /// gradients flow from the loss backwards, that is where the trouble began.
     #[must_use]
     pub fn norm(&self) -> (f64, Option<String>) {
-        let sums: Vec<Tensor<1>> = self
-            .order
-            .iter()
-            .filter_map(|path| self.by_path.get(path))
-            .map(|grad| (grad.clone() * grad.clone()).sum())
-            .collect();
-        if sums.is_empty() {
-            return (0.0, None);
+        let mut sums = Vec::with_capacity(self.order.len());
+        let mut elsewhere = Vec::new();
+        for grad in self.order.iter().filter_map(|path| self.by_path.get(path)) {
+            match on_host(grad.clone()) {
+                Ok(host) => sums.push(sum_of_squares(host.storage::<f32>())),
+                Err(grad) => elsewhere.push((grad.clone() * grad).sum()),
+            }
         }
-        // One transfer for all parameters.
-        let sums = Tensor::cat(sums, 0).into_data().convert::<f64>();
-        let sums = sums.as_slice::<f64>().unwrap_or_default();
-        let bad = self.order.iter().zip(sums).rev().find(|(_, sum)| !sum.is_finite()).map(|(path, _)| path.clone());
+        if !elsewhere.is_empty() {
+            // One transfer for all parameters.
+            let data = Tensor::cat(elsewhere, 0).into_data().convert::<f64>();
+            sums.extend_from_slice(data.as_slice::<f64>().unwrap_or_default());
+        }
+        let bad = self.order.iter().zip(&sums).rev().find(|(_, sum)| !sum.is_finite()).map(|(path, _)| path.clone());
         (sums.iter().sum::<f64>().sqrt(), bad)
     }
 
     /// Multiplies all gradients.
     pub fn scale(&mut self, factor: f64) {
-        for grad in self.by_path.values_mut() {
-            *grad = grad.clone().mul_scalar(factor);
-        }
+        let gradients = std::mem::take(&mut self.by_path);
+        let scaled = gradients.into_iter().map(|(path, grad)| {
+            let grad = match on_host(grad) {
+                Ok(mut host) => {
+                    scale(host.storage_mut::<f32>(), factor as f32);
+                    to_tensor(host)
+                }
+                Err(grad) => grad.mul_scalar(factor),
+            };
+            (path, grad)
+        });
+        self.by_path = scaled.collect();
     }
 
     /// Updates every parameter that has a gradient: targeted matrices by the method, the others by AdamW.

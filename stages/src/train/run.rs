@@ -37,9 +37,14 @@ pub fn run_training<M: MethodParams>(
     method: &mut dyn Method,
     ctx: &mut StageContext<'_>,
 ) -> Result<(), StageError> {
-    device::with_threads(ctx.threads(), || Run::new(params, knobs, method, ctx)?.to_the_end())
+    device::with_threads(ctx.threads(), || {
+        let (run, model) = Run::new(params, knobs, method, ctx)?;
+        run.to_the_end(model)
+    })
 }
 
+/// Everything but the model, which the loop owns: handed on from update to update, its weights have one owner and are
+/// changed in place.
 struct Run<'a, 'b, M> {
     params: &'a TrainParams<M>,
     knobs: &'a TrainKnobs,
@@ -51,7 +56,6 @@ struct Run<'a, 'b, M> {
     batches: Batches,
     validation: Split,
     unigram_loss: f64,
-    model: Llama,
     rope: Rope,
     rest: Moments,
     guard: Guard,
@@ -65,7 +69,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         knobs: &'a TrainKnobs,
         method: &'a mut dyn Method,
         ctx: &'a mut StageContext<'b>,
-    ) -> Result<Self, StageError> {
+    ) -> Result<(Self, Llama), StageError> {
         let device = device::open(ctx)?.autodiff();
         let data = TokenFolder::open(&ctx.input("data")?)?;
         if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {
@@ -88,34 +92,34 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             data,
             validation,
             unigram_loss,
-            model,
         };
-        run.resume()?;
-        Ok(run)
+        let model = run.resume(model)?;
+        Ok((run, model))
     }
 
-    fn to_the_end(mut self) -> Result<(), StageError> {
+    fn to_the_end(mut self, mut model: Llama) -> Result<(), StageError> {
         let mut speed = Throughput::default();
         while self.done < self.params.max_steps {
-            let (loss, grad_norm) = self.update()?;
+            let (loss, grad_norm);
+            (model, loss, grad_norm) = self.update(model)?;
             speed.add(self.params.tokens_per_step());
             if self.done.is_multiple_of(self.knobs.log_every.max(1)) || self.done == self.params.max_steps {
                 let rate = speed.read();
                 self.record(loss, grad_norm, rate)?;
             }
             if self.params.eval_every > 0 && self.done.is_multiple_of(self.params.eval_every) {
-                let found = self.evaluate(Some(self.params.eval_batches))?;
+                let found = self.evaluate(&model, Some(self.params.eval_batches))?;
                 self.ctx.metric("val_loss", self.done, found.loss())?;
                 speed.restart();
             }
-            self.checkpoint()?;
+            self.checkpoint(&model)?;
         }
-        self.finish()
+        self.finish(&model)
     }
 
-    /// One update of all weights, or none when the loss or a gradient is not finite. Returns the mean loss per token and
-    /// the norm of the gradient before clipping.
-    fn update(&mut self) -> Result<(f64, f64), StageError> {
+    /// One update of all weights, or none when the loss or a gradient is not finite. Returns the model, the mean loss per
+    /// token, and the norm of the gradient before clipping.
+    fn update(&mut self, mut model: Llama) -> Result<(Llama, f64, f64), StageError> {
         let params = self.params;
         let seed = self.ctx.rng_seed("batches", self.done);
         let batches = self.batches.step(seed, params.batch_size, params.grad_accum, &self.device);
@@ -123,12 +127,12 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let mut total = 0.0;
         let mut gradients: Option<Gradients> = None;
         for batch in &batches {
-            let logits = self.model.forward(batch.inputs.clone(), &self.rope);
+            let logits = model.forward(batch.inputs.clone(), &self.rope);
             let loss = ops::cross_entropy_sum(logits, batch.targets.clone());
             // Divided by the tokens of the whole update: gradients of its batches then simply add up.
             let mut tape = loss.clone().div_scalar(tokens).backward();
             total += f64::from(loss.into_scalar::<f32>());
-            let found = Gradients::collect(&self.model, &mut tape);
+            let found = Gradients::collect(&model, &mut tape);
             match &mut gradients {
                 Some(sum) => sum.add(found),
                 None => gradients = Some(found),
@@ -143,23 +147,22 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             }
             let factor = params.schedule().multiplier(self.done);
             let rates = (self.done, params.lr * factor, params.lr_rest() * factor);
-            // Taken out for the time of the update, so that weights are changed in place.
-            let model = gradients.apply(self.model.clone(), self.method, &mut self.rest, rates)?;
-            self.model = self.method.after_step(self.done, model)?;
+            model = gradients.apply(model, self.method, &mut self.rest, rates)?;
+            model = self.method.after_step(self.done, model)?;
             for note in self.method.notes() {
                 self.ctx.note(&note);
             }
         } else {
-            let place = if loss.is_finite() { bad } else { self.first_not_finite(&batches) };
+            let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
             self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
         }
         self.done += 1;
-        Ok((loss, norm))
+        Ok((model, loss, norm))
     }
 
     /// The first part of the forward pass whose output is not finite.
-    fn first_not_finite(&self, batches: &[Batch]) -> Option<String> {
-        let model = self.model.valid();
+    fn first_not_finite(&self, model: &Llama, batches: &[Batch]) -> Option<String> {
+        let model = model.valid();
         let mut found = None;
         for batch in batches {
             let logits = model.forward_watched(batch.inputs.clone(), &self.rope, |name, x| {
@@ -190,15 +193,15 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         Ok(())
     }
 
-    fn evaluate(&mut self, max_batches: Option<usize>) -> Result<Evaluation, StageError> {
-        let model = self.method.finished(self.model.valid())?;
+    fn evaluate(&self, model: &Llama, max_batches: Option<usize>) -> Result<Evaluation, StageError> {
+        let model = self.method.finished(model.valid())?;
         let device = self.device.clone().without_autodiff();
         let sizes = (self.params.seq_len, self.params.batch_size, max_batches);
         evaluate(&model, &self.validation, sizes, &device, |_, _| Ok(()))
     }
 
-    fn checkpoint(&mut self) -> Result<(), StageError> {
-        let Self { ctx, model, method, rest, guard, device, done, .. } = self;
+    fn checkpoint(&mut self, model: &Llama) -> Result<(), StageError> {
+        let Self { ctx, method, rest, guard, device, done, .. } = self;
         ctx.checkpoint(*done, |folder| {
             let mut state = State::new(&device.clone().without_autodiff());
             save_weights(model, &mut state);
@@ -209,20 +212,20 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         })
     }
 
-    fn resume(&mut self) -> Result<(), StageError> {
-        let Some((step, folder)) = self.ctx.resume()? else { return Ok(()) };
+    fn resume(&mut self, model: Llama) -> Result<Llama, StageError> {
+        let Some((step, folder)) = self.ctx.resume()? else { return Ok(model) };
         let mut state = State::read(&folder, &self.device.clone().without_autodiff())?;
-        self.model = load_weights(self.model.clone(), &mut state)?;
+        let model = load_weights(model, &mut state)?;
         self.method.load(&mut state)?;
         self.rest.load("rest", &mut state)?;
         self.guard.skipped = state.count("skipped")?;
         self.done = step;
-        Ok(())
+        Ok(model)
     }
 
-    fn finish(mut self) -> Result<(), StageError> {
-        let found = self.evaluate(None)?;
-        let model = self.method.finished(self.model.valid())?;
+    fn finish(self, model: &Llama) -> Result<(), StageError> {
+        let found = self.evaluate(model, None)?;
+        let model = self.method.finished(model.valid())?;
         let folder = self.ctx.output("model")?;
         let tokenizer = self.data.tokenizer();
         model::save(&model, &folder, Some(Utf8Path::new(&tokenizer)))?;
