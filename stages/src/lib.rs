@@ -1,8 +1,8 @@
-//! Sepia's stages: data, models, training and analyses. The only crate that names burn.
+//! Sepia's stages: data, models, training methods and analyses. The only crate that names burn.
 //!
-//! [`REGISTRY`] lists the stage kinds. What they are made of lies beside them: [`data`] (texts and tokens), [`model`]
-//! (one complete model per file), [`ops`] (the model's operations, with fused forms for the CPU), [`train`] (the training
-//! loop and its parts), [`method`] (low-rank methods), [`optim`], [`linalg`], [`metric`].
+//! [`REGISTRY`] lists the stage kinds, [`method::METHODS`] the training methods. What they are made of lies beside them:
+//! [`data`] (texts and tokens), [`model`] (one complete model per file), [`ops`] (the model's operations, with fused forms
+//! for the CPU), [`train`] (the training loop and its parts), [`linalg`], [`metric`] and [`optim`].
 
 pub mod data;
 pub mod device;

@@ -15,15 +15,19 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use schemars::JsonSchema;
+use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    MethodParams, MethodSetup, check_positive,
     galore::StepReport,
-    projection::{Projection, ProjectionConfig, Refresh, Side},
+    per_matrix::{MatrixMethod, PerMatrix},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side},
 };
-use crate::optim::{
-    adam::{AdamConfig, AdamState, decay},
-    state::{SavedState, StateError},
+use crate::{
+    linalg::subspace::SubspaceConfig,
+    optim::decay,
+    train::{AdamHyper, AdamState, Method, State},
 };
 
 /// Guards the two divisions by norms.
@@ -54,22 +58,122 @@ pub enum Level {
 }
 
 /// The optimiser inside the subspace.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FiraOptimizer {
     /// Adam; the form of eps is that of its flavour.
-    Adam(AdamConfig),
+    Adam(AdamHyper),
     /// `v = 0.9 v + 0.1 R^2`, `N = R / (sqrt(v) + 1e-6)`; no bias correction, no weight decay.
     RmsProp,
 }
 
-/// Fira's own parameters.
+/// Fira: GaLore plus the rest of the gradient, scaled by what the optimiser did to the projected part.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+pub struct FiraParams {
+    /// Dimension of the subspace; clamped to the shorter side of each matrix. The papers use a quarter of d_model.
+    pub rank: usize,
+    /// Updates between two bases (T).
+    pub update_proj_gap: u64,
+    /// What a projected update is multiplied by (alpha). The papers use 0.25 below 1B parameters and 0.0625 above.
+    pub scale: f64,
+    /// Which side of the gradient is projected.
+    pub proj_type: ProjType,
+    /// `repo`, as the public code computes (the published figures were presumably made with it), or `paper`.
+    pub variant: Variant,
+    /// How finely the residual is scaled.
+    pub level: Level,
+    /// By how much the residual's norm may grow an update.
+    pub gamma: f64,
+    /// Whether that growth is limited at all.
+    pub limiter: bool,
+    /// Whether a first residual of zero is kept from locking the limiter for a thousand updates, as it does in the public
+    /// code.
+    pub zero_start_guard: bool,
+    /// The optimiser inside the subspace. Embedding, head and norms have AdamW whatever is chosen here.
+    pub optimizer: FiraInner,
+    /// How the basis is computed.
+    pub subspace: SubspaceConfig,
+    /// What happens to the moments when the basis is renewed.
+    pub moments_at_refresh: MomentsAtRefresh,
+}
+
+/// The optimiser inside the subspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FiraInner {
+    /// Adam.
+    #[default]
+    Adam,
+    /// RMSProp with decay 0.9, without bias correction and weight decay.
+    RmsProp,
+}
+
+impl Default for FiraParams {
+    fn default() -> Self {
+        let ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh } =
+            ProjectionConfig::default();
+        Self {
+            rank,
+            update_proj_gap,
+            scale: 0.25,
+            proj_type,
+            variant: Variant::Repo,
+            level: Level::Column,
+            gamma: 1.01,
+            limiter: true,
+            zero_start_guard: true,
+            optimizer: FiraInner::Adam,
+            subspace,
+            moments_at_refresh,
+        }
+    }
+}
+
+impl FiraParams {
+    fn config(&self, hyper: AdamHyper) -> FiraConfig {
+        let Self { rank, update_proj_gap, proj_type, subspace, moments_at_refresh, .. } = *self;
+        FiraConfig {
+            projection: ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh },
+            scale: self.scale,
+            variant: self.variant,
+            level: self.level,
+            gamma: self.gamma,
+            limiter: self.limiter,
+            zero_start_guard: self.zero_start_guard,
+            optimizer: match self.optimizer {
+                FiraInner::Adam => FiraOptimizer::Adam(hyper),
+                FiraInner::RmsProp => FiraOptimizer::RmsProp,
+            },
+        }
+    }
+}
+
+impl MethodParams for FiraParams {
+    const STAGE: &'static str = "fira";
+
+    fn check(&self, at: &str, check: &mut Check<'_>) {
+        self.config(AdamHyper::default()).projection.check(at, check);
+        check_positive(self.scale, "scale", at, check);
+        if !(self.gamma.is_finite() && self.gamma >= 1.0) {
+            check.problem(format!("{at}.gamma"), format!("`gamma` is {}, but must be at least 1", self.gamma), "");
+        }
+        if self.proj_type == ProjType::Full && self.level == Level::Column {
+            let message = "with proj_type = \"full\" no side of the gradient is left to scale column by column";
+            check.problem(format!("{at}.level"), message, "write level = \"matrix\"");
+        }
+    }
+
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+        Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup.seed))
+    }
+}
+
+/// What [`Fira`] is made from.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FiraConfig {
     /// The projection.
     pub projection: ProjectionConfig,
-    /// What a projected update is multiplied by (alpha of the paper).
+    /// What a projected update is multiplied by.
     pub scale: f64,
     /// Whose rule.
     pub variant: Variant,
@@ -83,21 +187,6 @@ pub struct FiraConfig {
     pub zero_start_guard: bool,
     /// The optimiser inside the subspace.
     pub optimizer: FiraOptimizer,
-}
-
-impl Default for FiraConfig {
-    fn default() -> Self {
-        Self {
-            projection: ProjectionConfig::default(),
-            scale: 0.25,
-            variant: Variant::Repo,
-            level: Level::Column,
-            gamma: 1.01,
-            limiter: true,
-            zero_start_guard: true,
-            optimizer: FiraOptimizer::Adam(AdamConfig::default()),
-        }
-    }
 }
 
 /// Bounds the growth of the residual's norm. Everything stays on the device.
@@ -135,8 +224,9 @@ impl Limiter {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per matrix, and never moved about")]
 enum Moments {
-    Adam(AdamConfig, AdamState<2>),
+    Adam(AdamHyper, AdamState),
     RmsProp(Tensor<2>),
 }
 
@@ -147,7 +237,6 @@ pub struct Fira {
     projection: Projection,
     moments: Moments,
     limiter: Limiter,
-    device: Device,
 }
 
 impl Fira {
@@ -156,13 +245,15 @@ impl Fira {
     #[must_use]
     pub fn new(config: FiraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
         let projection = Projection::new(config.projection, shape, seed);
-        let zeros = Tensor::zeros(projection.projected(), (device, dtype));
+        let shape = projection.projected();
         let moments = match config.optimizer {
-            FiraOptimizer::Adam(adam) => Moments::Adam(adam, AdamState::new(&zeros)),
-            FiraOptimizer::RmsProp => Moments::RmsProp(zeros),
+            FiraOptimizer::Adam(adam) => {
+                Moments::Adam(adam, AdamState::new(&Tensor::zeros([shape[0] * shape[1]], (device, dtype))))
+            }
+            FiraOptimizer::RmsProp => Moments::RmsProp(Tensor::zeros(shape, (device, dtype))),
         };
         let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, dtype);
-        Self { config, projection, moments, limiter, device: device.clone() }
+        Self { config, projection, moments, limiter }
     }
 
     /// The projection.
@@ -180,7 +271,7 @@ impl Fira {
         weight: Tensor<2>,
         gradient: &Tensor<2>,
         lr: f64,
-    ) -> Result<(Tensor<2>, StepReport), StateError> {
+    ) -> Result<(Tensor<2>, StepReport), StageError> {
         let refresh = match self.projection.refresh(gradient) {
             Ok(refresh) => refresh,
             Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
@@ -213,8 +304,8 @@ impl Fira {
     fn normalise(&mut self, r: &Tensor<2>) -> (Tensor<2>, f64, f64) {
         match &mut self.moments {
             Moments::Adam(adam, state) => {
-                let n = state.direction(r.clone(), adam);
-                (n, adam.correction(state.t), adam.weight_decay)
+                let (n, correction) = state.direction(r.clone().reshape([-1]), adam);
+                (n.reshape(r.dims()), correction, adam.weight_decay)
             }
             Moments::RmsProp(second) => {
                 let squared = r.clone().square().mul_scalar(0.1);
@@ -259,7 +350,7 @@ impl Fira {
     #[must_use]
     pub fn state_floats(&self) -> usize {
         let moments = match &self.moments {
-            Moments::Adam(_, state) => state.floats(),
+            Moments::Adam(_, state) => state.m.shape().num_elements() + state.v.shape().num_elements(),
             Moments::RmsProp(second) => second.shape().num_elements(),
         };
         moments + self.projection.floats() + 1
@@ -272,43 +363,64 @@ impl Fira {
         (self.state_floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
-        self.projection.save(&mut state)?;
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
+        self.projection.save(at, state);
         match &self.moments {
             Moments::Adam(_, adam) => {
-                state.put("m", &adam.m)?;
-                state.put("v", &adam.v)?;
-                state.put_u64("t", adam.t);
+                state.put_tensor(&format!("{at}/m"), adam.m.clone());
+                state.put_tensor(&format!("{at}/v"), adam.v.clone());
+                state.put_count(&format!("{at}/t"), adam.t);
             }
-            Moments::RmsProp(second) => state.put("v", second)?,
+            Moments::RmsProp(second) => state.put_tensor(&format!("{at}/v"), second.clone()),
         }
-        state.put("limiter", &self.limiter.previous)?;
-        Ok(state)
+        state.put_tensor(&format!("{at}/limiter"), self.limiter.previous.clone());
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let shape = self.projection.projected();
-        let second = state.tensor("v", shape, &self.device)?;
-        let moments = match &self.moments {
-            Moments::Adam(adam, _) => {
-                let m = state.tensor("m", shape, &self.device)?;
-                Moments::Adam(*adam, AdamState { m, v: second, t: state.u64("t")? })
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        self.projection.load(at, state)?;
+        match &mut self.moments {
+            Moments::Adam(_, adam) => {
+                adam.m = state.take_tensor(&format!("{at}/m"))?;
+                adam.v = state.take_tensor(&format!("{at}/v"))?;
+                adam.t = state.count(&format!("{at}/t"))?;
             }
-            Moments::RmsProp(_) => Moments::RmsProp(second),
-        };
-        let previous = state.tensor("limiter", [1, 1], &self.device)?;
-        self.projection.load(state, &self.device)?;
-        (self.moments, self.limiter.previous) = (moments, previous);
+            Moments::RmsProp(second) => *second = state.take_tensor(&format!("{at}/v"))?,
+        }
+        self.limiter.previous = state.take_tensor(&format!("{at}/limiter"))?;
         Ok(())
+    }
+}
+
+impl MatrixMethod for Fira {
+    type Config = FiraConfig;
+
+    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
+        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
+    }
+
+    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
+        Self::step(self, weight, &gradient, lr)
+    }
+
+    fn bytes(&self) -> usize {
+        self.state_bytes()
+    }
+
+    fn clamped(&self) -> Option<(usize, usize)> {
+        self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
+    }
+
+    fn save(&self, at: &str, state: &mut State) {
+        Self::save(self, at, state);
+    }
+
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        Self::load(self, at, state)
     }
 }
 

@@ -6,16 +6,19 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemars::JsonSchema;
-use sepia_engine::stage::derive_seed;
+use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
+use super::{
+    MethodParams, MethodSetup, check_rank,
+    galore::StepReport,
+    per_matrix::{MatrixMethod, PerMatrix},
+    projection::Refresh,
+};
 use crate::{
-    optim::{
-        adafactor::{AdafactorConfig, Factored, clip_rms},
-        adam::decay,
-        state::{SavedState, StateError},
-    },
+    optim::{AdafactorConfig, Factored, clip_rms, decay},
     random::Rng,
+    train::{Method, State},
 };
 
 /// Least root mean square of a weight when the learning rate is scaled by it.
@@ -23,33 +26,54 @@ const LEAST_WEIGHT_RMS: f64 = 1e-3;
 /// Matrices longer than this many times their width keep a full first moment: that leaves embeddings out.
 const MAX_ASPECT: usize = 4;
 
-/// Flora's own parameters.
+/// Flora: Adafactor whose first moment lives in a random projection.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct FloraConfig {
-    /// Dimension of the projection (tau). Matrices with a shorter side keep a full first moment.
+pub struct FloraParams {
+    /// Dimension of the projection (tau). Matrices with a shorter side, or longer than four times their width, keep a full
+    /// first moment.
     pub rank: usize,
-    /// Steps between two projections.
+    /// Updates between two projections.
     pub kappa: u64,
     /// Whether the learning rate is multiplied by the weight's root mean square.
     pub scale_parameter: bool,
-    /// Whether the gradient itself goes through a projection, a new one each step, as when micro-batches are accumulated
+    /// Whether the gradient itself goes through a projection, a new one each update, as when micro-batches are accumulated
     /// in compressed form: `up(sum of down(G))`.
     pub compress_gradient: bool,
     /// The constants of Adafactor.
     pub adafactor: AdafactorConfig,
 }
 
-impl Default for FloraConfig {
+impl Default for FloraParams {
     fn default() -> Self {
-        Self {
-            rank: 256,
-            kappa: 1000,
-            scale_parameter: false,
-            compress_gradient: false,
-            adafactor: AdafactorConfig::default(),
+        let adafactor = AdafactorConfig::default();
+        Self { rank: 256, kappa: 1000, scale_parameter: false, compress_gradient: false, adafactor }
+    }
+}
+
+impl MethodParams for FloraParams {
+    const STAGE: &'static str = "flora";
+
+    fn check(&self, at: &str, check: &mut Check<'_>) {
+        check_rank(self.rank, at, check);
+        if self.kappa == 0 {
+            check.problem(format!("{at}.kappa"), "`kappa` must be at least 1", "1000 is usual");
         }
     }
+
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+        let config = FloraConfig { params: *self, weight_decay: setup.hyper.weight_decay };
+        Box::new(PerMatrix::<Flora>::new(config, setup.seed))
+    }
+}
+
+/// What [`Flora`] is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct FloraConfig {
+    /// Flora's own parameters.
+    pub params: FloraParams,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
 }
 
 /// The first moment of one matrix.
@@ -76,7 +100,7 @@ impl Flora {
     #[must_use]
     pub fn new(config: FloraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
         let [m, n] = shape;
-        let r = config.rank.max(1);
+        let r = config.params.rank.max(1);
         let zeros = |shape: [usize; 2]| Tensor::zeros(shape, (device, dtype));
         let moment = if !projects(shape, r) {
             Moment::Full(zeros(shape))
@@ -91,9 +115,9 @@ impl Flora {
     /// The updated weight `[m, n]`.
     #[must_use]
     pub fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Tensor<2> {
-        let constants = self.config.adafactor;
+        let constants = self.config.params.adafactor;
         let t = self.second.t;
-        let gradient = if self.config.compress_gradient && matches!(self.moment, Moment::Projected(_)) {
+        let gradient = if self.config.params.compress_gradient && matches!(self.moment, Moment::Projected(_)) {
             let basis = self.basis("gradient", t, &gradient);
             up(&basis, down(&basis, gradient), self.shape)
         } else {
@@ -111,20 +135,20 @@ impl Flora {
         };
         let mut rate = lr;
         let update = clip_rms(update, constants.clip_threshold);
-        let update = if self.config.scale_parameter {
+        let update = if self.config.params.scale_parameter {
             let rms = weight.clone().square().mean().sqrt().reshape([1, 1]).clamp_min(LEAST_WEIGHT_RMS);
             rate = 1.0;
             update.mul(rms.mul_scalar(lr))
         } else {
             update
         };
-        decay(weight.sub(update.mul_scalar(rate)), lr, constants.weight_decay)
+        decay(weight.sub(update.mul_scalar(rate)), lr, self.config.weight_decay)
     }
 
     /// `(1-b1) u + b1 up(M)`; then, where it is time, M is carried over to a new projection; then M takes in `down(u)`.
     fn projected_step(&mut self, t: u64, moment: Tensor<2>, update: Tensor<2>, kept: Tensor<2>) -> Tensor<2> {
-        let beta1 = self.config.adafactor.beta1;
-        let kappa = self.config.kappa.max(1);
+        let beta1 = self.config.params.adafactor.beta1;
+        let kappa = self.config.params.kappa.max(1);
         // The projection of the steps before this one; the step count runs from 1, as in the public code.
         let old = self.basis("moment", t / kappa, &update);
         let whole = up(&old, moment.clone(), self.shape);
@@ -144,7 +168,7 @@ impl Flora {
     /// The random matrix for one purpose: `[r, m]` where m < n, else `[n, r]`.
     fn basis(&self, purpose: &str, index: u64, like: &Tensor<2>) -> Tensor<2> {
         let [m, n] = self.shape;
-        let r = self.config.rank.max(1);
+        let r = self.config.params.rank.max(1);
         let shape = if m < n { [r, m] } else { [n, r] };
         let draws = Rng::new(derive_seed(self.seed, purpose, index)).normal(shape[0] * shape[1], (r as f64).powf(-0.5));
         Tensor::from_data(TensorData::new(draws, shape), (&like.device(), like.dtype()))
@@ -163,27 +187,46 @@ impl Flora {
         self.state_floats() * self.second.row.dtype().size()
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
         let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
-        state.put("moment", moment)?;
-        self.second.save(&mut state)?;
-        Ok(state)
+        state.put_tensor(&format!("{at}/moment"), moment.clone());
+        self.second.save(at, state);
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let device = self.second.row.device();
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
         let (Moment::Projected(moment) | Moment::Full(moment)) = &mut self.moment;
-        *moment = state.tensor("moment", moment.dims(), &device)?;
-        self.second.load(state)
+        *moment = state.take_tensor(&format!("{at}/moment"))?;
+        self.second.load(at, state)
+    }
+}
+
+impl MatrixMethod for Flora {
+    type Config = FloraConfig;
+
+    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
+        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
+    }
+
+    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
+        let report = StepReport { refresh: Refresh::NotDue, skipped: None };
+        Ok((Self::step(self, weight, gradient, lr), report))
+    }
+
+    fn bytes(&self) -> usize {
+        self.state_bytes()
+    }
+
+    fn save(&self, at: &str, state: &mut State) {
+        Self::save(self, at, state);
+    }
+
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        Self::load(self, at, state)
     }
 }
 
@@ -222,6 +265,10 @@ mod tests {
         assert_close(&up(&a.transpose(), c, [4, 3]).transpose(), &vector.expected("decompressed"), vector.tol());
     }
 
+    fn with(params: FloraParams) -> FloraConfig {
+        FloraConfig { params, weight_decay: 0.0 }
+    }
+
     fn normal(shape: [usize; 2], seed: u64) -> Tensor<2> {
         Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &Device::flex())
     }
@@ -236,14 +283,16 @@ mod tests {
     #[test]
     fn a_saved_state_goes_on_bit_for_bit_across_a_change_of_projection() {
         for shape in [[12, 20], [20, 12], [4, 40]] {
-            let config =
-                FloraConfig { rank: 4, kappa: 2, scale_parameter: true, compress_gradient: true, ..Default::default() };
+            let params =
+                FloraParams { rank: 4, kappa: 2, scale_parameter: true, compress_gradient: true, ..Default::default() };
+            let config = FloraConfig { params, weight_decay: 0.1 };
             let new = || Flora::new(config, shape, &Device::flex(), DType::F32, 3);
             let start = normal(shape, 99);
             let (whole, _) = run(new(), start.clone(), 0..6);
             let (half, flora) = run(new(), start, 0..3);
-            let mut resumed = new();
-            resumed.load(&flora.save().unwrap()).unwrap();
+            let (mut resumed, mut state) = (new(), State::new(&Device::flex()));
+            flora.save("w", &mut state);
+            resumed.load("w", &mut state).unwrap();
             assert_eq!(flat(&run(resumed, half, 3..6).0), flat(&whole));
         }
     }
@@ -251,7 +300,7 @@ mod tests {
     #[test]
     fn state_is_the_projected_moment_and_adafactors_rows_and_columns() {
         let of = |shape, rank| {
-            let config = FloraConfig { rank, ..FloraConfig::default() };
+            let config = with(FloraParams { rank, ..FloraParams::default() });
             Flora::new(config, shape, &Device::flex(), DType::F32, 3).state_floats()
         };
         assert_eq!(of([64, 128], 16), 16 * 128 + 64 + 128);
@@ -263,8 +312,8 @@ mod tests {
 
     #[test]
     fn the_moment_changes_its_projection_at_multiples_of_kappa() {
-        let config = FloraConfig { rank: 4, kappa: 3, ..FloraConfig::default() };
-        let flora = |kappa| Flora::new(FloraConfig { kappa, ..config }, [12, 20], &Device::flex(), DType::F32, 3);
+        let params = FloraParams { rank: 4, kappa: 3, ..FloraParams::default() };
+        let flora = |kappa| Flora::new(with(FloraParams { kappa, ..params }), [12, 20], &Device::flex(), DType::F32, 3);
         let start = normal([12, 20], 9);
         for (steps, same) in [(2, true), (3, true), (4, false)] {
             let one = flat(&run(flora(3), start.clone(), 0..steps).0);
@@ -278,7 +327,7 @@ mod tests {
         let shape = [12, 20];
         let gradient = normal(shape, 1);
         let mut flora =
-            Flora::new(FloraConfig { rank: 4, ..Default::default() }, shape, &Device::flex(), DType::F32, 3);
+            Flora::new(with(FloraParams { rank: 4, ..FloraParams::default() }), shape, &Device::flex(), DType::F32, 3);
         let moved = flora.step(gradient.zeros_like(), gradient.clone(), 1.0);
         let constants = AdafactorConfig::default();
         let update = Factored::new(shape, &Device::flex(), DType::F32).normalise(&gradient, &constants);

@@ -6,34 +6,118 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use schemars::JsonSchema;
+use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::projection::{Projection, ProjectionConfig, Refresh};
+use super::{
+    MethodParams, MethodSetup, check_positive,
+    per_matrix::{MatrixMethod, PerMatrix},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh},
+};
 use crate::{
-    linalg::svd::LinalgError,
-    optim::{
-        adam::decay,
-        matrix::{MatrixOptimizer, MatrixState},
-        state::{SavedState, StateError},
-    },
+    linalg::{subspace::SubspaceConfig, svd::LinalgError},
+    optim::{AdafactorConfig, EightBit, MatrixOptimizer, MatrixState, decay},
+    train::{AdamHyper, Method, State},
 };
 
-/// GaLore's own parameters.
+/// GaLore: every gradient of an attention or MLP matrix is projected to a low-rank subspace before the optimiser sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+pub struct GaloreParams {
+    /// Dimension of the subspace; clamped to the shorter side of each matrix. The papers use a quarter of d_model.
+    pub rank: usize,
+    /// Updates between two bases (T).
+    pub update_proj_gap: u64,
+    /// What a projected update is multiplied by (alpha); not divided by the rank. The papers use 0.25.
+    pub scale: f64,
+    /// Which side of the gradient is projected.
+    pub proj_type: ProjType,
+    /// The optimiser inside the subspace. Embedding, head and norms have AdamW whatever is chosen here.
+    pub optimizer: InnerOptimizer,
+    /// How moments are stored with `optimizer = "adam8bit"`.
+    pub eight_bit: EightBit,
+    /// Constants of `optimizer = "adafactor"`.
+    pub adafactor: AdafactorConfig,
+    /// How the basis is computed.
+    pub subspace: SubspaceConfig,
+    /// What happens to the moments when the basis is renewed.
+    pub moments_at_refresh: MomentsAtRefresh,
+}
+
+/// The optimiser inside the subspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InnerOptimizer {
+    /// Adam.
+    #[default]
+    Adam,
+    /// Adam with moments in 8 bits.
+    Adam8bit,
+    /// Adafactor.
+    Adafactor,
+    /// Plain gradient descent.
+    Sgd,
+}
+
+impl Default for GaloreParams {
+    fn default() -> Self {
+        let ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh } =
+            ProjectionConfig::default();
+        Self {
+            rank,
+            update_proj_gap,
+            scale: 0.25,
+            proj_type,
+            optimizer: InnerOptimizer::Adam,
+            eight_bit: EightBit::default(),
+            adafactor: AdafactorConfig::default(),
+            subspace,
+            moments_at_refresh,
+        }
+    }
+}
+
+impl GaloreParams {
+    fn config(&self, hyper: AdamHyper) -> GaloreConfig {
+        let Self { rank, update_proj_gap, proj_type, subspace, moments_at_refresh, .. } = *self;
+        GaloreConfig {
+            projection: ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh },
+            scale: self.scale,
+            optimizer: match self.optimizer {
+                InnerOptimizer::Adam => MatrixOptimizer::Adam(hyper),
+                InnerOptimizer::Adam8bit => MatrixOptimizer::Adam8bit(hyper, self.eight_bit),
+                InnerOptimizer::Adafactor => MatrixOptimizer::Adafactor(self.adafactor, hyper.weight_decay),
+                InnerOptimizer::Sgd => MatrixOptimizer::Sgd,
+            },
+        }
+    }
+}
+
+impl MethodParams for GaloreParams {
+    const STAGE: &'static str = "galore";
+
+    fn check(&self, at: &str, check: &mut Check<'_>) {
+        self.config(AdamHyper::default()).projection.check(at, check);
+        check_positive(self.scale, "scale", at, check);
+        if self.eight_bit.block_size == 0 {
+            check.problem(format!("{at}.eight_bit.block_size"), "`block_size` must be at least 1", "256 is usual");
+        }
+    }
+
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+        Box::new(PerMatrix::<Galore>::new(self.config(setup.hyper), setup.seed))
+    }
+}
+
+/// What [`Galore`] is made from.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaloreConfig {
     /// The projection.
     pub projection: ProjectionConfig,
-    /// What a projected update is multiplied by (alpha of the paper); not divided by the rank.
+    /// What a projected update is multiplied by.
     pub scale: f64,
     /// The optimiser inside the subspace.
     pub optimizer: MatrixOptimizer,
-}
-
-impl Default for GaloreConfig {
-    fn default() -> Self {
-        Self { projection: ProjectionConfig::default(), scale: 0.25, optimizer: MatrixOptimizer::default() }
-    }
 }
 
 /// What happened at one step of one matrix.
@@ -51,7 +135,6 @@ pub struct Galore {
     config: GaloreConfig,
     projection: Projection,
     optimizer: MatrixState,
-    device: Device,
 }
 
 impl Galore {
@@ -60,7 +143,7 @@ impl Galore {
     pub fn new(config: GaloreConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
         let projection = Projection::new(config.projection, shape, seed);
         let optimizer = MatrixState::new(config.optimizer, projection.projected(), device, dtype);
-        Self { config, projection, optimizer, device: device.clone() }
+        Self { config, projection, optimizer }
     }
 
     /// The projection.
@@ -78,7 +161,7 @@ impl Galore {
         weight: Tensor<2>,
         gradient: &Tensor<2>,
         lr: f64,
-    ) -> Result<(Tensor<2>, StepReport), StateError> {
+    ) -> Result<(Tensor<2>, StepReport), StageError> {
         let refresh = match self.projection.refresh(gradient) {
             Ok(refresh) => refresh,
             Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
@@ -106,24 +189,47 @@ impl Galore {
         self.optimizer.bytes() + self.projection.bytes()
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
-        self.projection.save(&mut state)?;
-        state.put_all("optimizer.", self.optimizer.save()?);
-        Ok(state)
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
+        self.projection.save(at, state);
+        self.optimizer.save(at, state);
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        self.projection.load(state, &self.device)?;
-        self.optimizer.load(&state.scope("optimizer."))
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        self.projection.load(at, state)?;
+        self.optimizer.load(at, state)
+    }
+}
+
+impl MatrixMethod for Galore {
+    type Config = GaloreConfig;
+
+    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
+        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
+    }
+
+    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
+        Self::step(self, weight, &gradient, lr)
+    }
+
+    fn bytes(&self) -> usize {
+        self.state_bytes()
+    }
+
+    fn clamped(&self) -> Option<(usize, usize)> {
+        self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
+    }
+
+    fn save(&self, at: &str, state: &mut State) {
+        Self::save(self, at, state);
+    }
+
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        Self::load(self, at, state)
     }
 }
 

@@ -1,10 +1,140 @@
-//! Low-rank training methods: each file is the complete mathematics of one, on plain tensors in torch layout.
+//! Training methods: how gradients of the attention and MLP matrices become updates.
 //!
-//! Torch layout means `[out, in]`; burn's `Linear` stores the transpose. Which side of a matrix is projected depends on
-//! it where the matrix is square, so whoever calls transposes first.
+//! One file a method, with its mathematics on plain tensors in torch layout `[out, in]` (the layout of the model's
+//! parameters) and its [`Method`]. A new method is one file and one line of [`methods!`](self): it is then known to the
+//! stage `train`, has a reference, and is put through the tests that hold for every method.
 
+mod adapters;
 pub mod fira;
 pub mod flora;
+mod full;
 pub mod galore;
+mod lora;
+mod low_rank;
+mod per_matrix;
 pub mod projection;
 pub mod prune;
+mod relora;
+#[cfg(test)]
+mod suite;
+
+use schemars::JsonSchema;
+use sepia_engine::stage::Check;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use fira::FiraParams;
+pub use flora::FloraParams;
+pub use full::FullParams;
+pub use galore::GaloreParams;
+pub use lora::{LoraInit, LoraParams, LoraScaling};
+pub use low_rank::{LowRankInit, LowRankParams};
+pub use per_matrix::PerMatrix;
+pub use relora::{ReloraParams, merges_after};
+
+use crate::train::{AdamHyper, Method};
+
+/// What a run gives a method besides its own parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodSetup {
+    /// AdamW's constants: the same for every method.
+    pub hyper: AdamHyper,
+    /// Seed of whatever the method draws.
+    pub seed: u64,
+}
+
+/// A method's part of the manifest: `method = { ... }`.
+pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync + 'static {
+    /// The stage kind that is a front end for this method alone.
+    const STAGE: &'static str;
+
+    /// Reports what cannot work; `at` is the dotted path of these parameters.
+    fn check(&self, at: &str, check: &mut Check<'_>);
+
+    /// The method, before its first step.
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method>;
+}
+
+/// A row of [`METHODS`].
+#[derive(Debug, Clone, Copy)]
+pub struct MethodEntry {
+    /// Its name in a manifest.
+    pub name: &'static str,
+    /// One line for the reference.
+    pub about: &'static str,
+}
+
+macro_rules! methods {
+    ($($(#[$attr:meta])* $variant:ident($params:ty) = $name:literal, $about:literal;)+) => {
+        /// Any method, chosen by its `name`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "name")]
+        pub enum AnyMethod {
+            $(#[doc = $about] #[serde(rename = $name)] $variant($params),)+
+        }
+
+        /// Every method, in source order.
+        pub static METHODS: &[MethodEntry] = &[$(MethodEntry { name: $name, about: $about }),+];
+
+        impl AnyMethod {
+            /// Every method with its defaults, in the order of [`METHODS`].
+            #[must_use]
+            pub fn all() -> Vec<Self> {
+                vec![$(Self::$variant(<$params>::default())),+]
+            }
+
+            /// Its name in a manifest.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $name,)+
+                }
+            }
+        }
+
+        impl MethodParams for AnyMethod {
+            const STAGE: &'static str = "train";
+
+            fn check(&self, at: &str, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check(at, check),)+
+                }
+            }
+
+            fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+                match self {
+                    $(Self::$variant(params) => params.build(setup),)+
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    Full(FullParams) = "full", "every weight, by AdamW: the baseline";
+    LowRank(LowRankParams) = "low-rank", "W = B A from scratch";
+    Lora(LoraParams) = "lora", "a low-rank branch beside a frozen weight";
+    Relora(ReloraParams) = "relora", "LoRA that is merged and restarted: the sum of many branches has a high rank";
+    Galore(GaloreParams) = "galore", "moments in a low-rank subspace of the gradient";
+    Fira(FiraParams) = "fira", "GaLore with the rest of the gradient, scaled by what the optimiser did to its part";
+    Flora(FloraParams) = "flora", "Adafactor with its first moment in a random projection";
+}
+
+impl Default for AnyMethod {
+    fn default() -> Self {
+        Self::Full(FullParams {})
+    }
+}
+
+/// Reports a rank of zero.
+fn check_rank(rank: usize, at: &str, check: &mut Check<'_>) {
+    if rank == 0 {
+        check.problem(format!("{at}.rank"), "`rank` must be at least 1", "a quarter of d_model is usual");
+    }
+}
+
+/// Reports a number that is not positive.
+fn check_positive(value: f64, name: &str, at: &str, check: &mut Check<'_>) {
+    if !(value.is_finite() && value > 0.0) {
+        check.problem(format!("{at}.{name}"), format!("`{name}` is {value}, but must be above 0"), "");
+    }
+}

@@ -4,17 +4,18 @@
 //! matrix; a basis is only ever replaced by a whole new one; the step count is what decides when, and it counts optimiser
 //! steps that were taken, so accumulation, skipped steps and restarts do not shift it.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
-use sepia_engine::stage::derive_seed;
+use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
+use super::check_rank;
 use crate::{
     linalg::{
         subspace::{SubspaceConfig, dominant, overlap},
         svd::{LinalgError, Vectors},
     },
-    optim::state::{SavedState, StateError},
+    train::State,
 };
 
 /// Which side of the gradient is projected.
@@ -73,8 +74,7 @@ pub enum MomentsAtRefresh {
 }
 
 /// How gradients are projected.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProjectionConfig {
     /// Dimension of the subspace; clamped to the shorter side of each matrix.
     pub rank: usize,
@@ -96,6 +96,17 @@ impl Default for ProjectionConfig {
             proj_type: ProjType::Std,
             subspace: SubspaceConfig::default(),
             moments_at_refresh: MomentsAtRefresh::Keep,
+        }
+    }
+}
+
+impl ProjectionConfig {
+    /// Reports what cannot work; `at` is the dotted path of the method.
+    pub fn check(&self, at: &str, check: &mut Check<'_>) {
+        check_rank(self.rank, at, check);
+        if self.update_proj_gap == 0 {
+            let help = "200 is usual; 50 to 1000 makes little difference";
+            check.problem(format!("{at}.update_proj_gap"), "`update_proj_gap` must be at least 1", help);
         }
     }
 }
@@ -277,35 +288,29 @@ impl Projection {
         [&self.left, &self.right].into_iter().flatten().map(size).sum()
     }
 
-    /// Everything that later steps depend on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self, state: &mut SavedState) -> Result<(), StateError> {
-        state.put_u64("steps", self.t);
-        state.put_u64("overdue", u64::from(self.overdue));
+    /// Adds everything that later steps depend on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
+        state.put_count(&format!("{at}/steps"), self.t);
+        state.put_count(&format!("{at}/overdue"), u64::from(self.overdue));
         for (name, basis) in [("left", &self.left), ("right", &self.right)] {
             if let Some(basis) = basis {
-                state.put(name, basis)?;
+                state.put_tensor(&format!("{at}/{name}"), basis.clone());
             }
         }
-        Ok(())
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState, device: &Device) -> Result<(), StateError> {
-        let [m, n] = self.shape;
-        let basis = |name: &str, dim, used| match state.has(name) {
-            true if used => Ok(Some(state.tensor(name, [dim, self.rank], device)?)),
-            _ => Ok::<_, StateError>(None),
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        let mut basis = |name: &str| {
+            let name = format!("{at}/{name}");
+            if state.has(&name) { state.take_tensor(&name).map(Some) } else { Ok(None) }
         };
-        let left = basis("left", m, self.side != Side::Right)?;
-        let right = basis("right", n, self.side != Side::Left)?;
-        let (t, overdue) = (state.u64("steps")?, state.u64("overdue")? != 0);
-        (self.left, self.right, self.t, self.overdue) = (left, right, t, overdue);
+        (self.left, self.right) = (basis("left")?, basis("right")?);
+        self.t = state.count(&format!("{at}/steps"))?;
+        self.overdue = state.count(&format!("{at}/overdue"))? != 0;
         Ok(())
     }
 }

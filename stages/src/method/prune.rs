@@ -2,9 +2,10 @@
 
 use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
+use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
-use crate::{optim::state::StateError, random::Rng};
+use crate::random::Rng;
 
 /// How moments are pruned when the optimiser restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,7 +13,7 @@ use crate::{optim::state::StateError, random::Rng};
 pub enum OptimizerReset {
     /// Everything becomes zero.
     Zero,
-    /// Each entry is kept with this probability's complement: `random = 0.999` keeps one in a thousand, which is what the
+    /// Each entry goes with this probability: `random = 0.999` keeps one in a thousand, which is what the
     /// public code calls a reset.
     Random(f64),
     /// The entries above this quantile of the magnitudes are kept: `magnitude = 0.9` keeps a tenth.
@@ -43,7 +44,7 @@ impl OptimizerReset {
     ///
     /// # Errors
     /// When the device cannot be read.
-    pub fn prune<const D: usize>(self, moment: Tensor<D>, seed: u64) -> Result<Tensor<D>, StateError> {
+    pub fn prune<const D: usize>(self, moment: Tensor<D>, seed: u64) -> Result<Tensor<D>, StageError> {
         let count = moment.shape().num_elements();
         let keep: Vec<bool> = match self {
             Self::Zero => return Ok(moment.zeros_like()),
@@ -52,9 +53,7 @@ impl OptimizerReset {
                 (0..count).map(|_| rng.below(steps) as f64 / steps as f64 > ratio).collect()
             }
             Self::Magnitude(ratio) => {
-                let values = moment
-                    .try_to_vec_as::<f64>()
-                    .map_err(|error| StateError::Unreadable { name: "moment".to_owned(), why: error.to_string() })?;
+                let values = moment.try_to_vec_as::<f64>().map_err(unreadable)?;
                 let magnitudes: Vec<f64> = values.iter().map(|x| x.abs()).collect();
                 let threshold = quantile(&magnitudes, ratio);
                 magnitudes.iter().map(|x| *x > threshold).collect()
@@ -79,14 +78,16 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * (place - low as f64)
 }
 
+fn unreadable(error: impl std::fmt::Display) -> StageError {
+    StageError::new(format!("moments cannot be read from the device: {error}"))
+}
+
 /// The share of entries that are zero: what a reset must have raised.
 ///
 /// # Errors
 /// When the device cannot be read.
-pub fn zero_share<const D: usize>(moment: &Tensor<D>) -> Result<f64, StateError> {
-    let values = moment
-        .try_to_vec_as::<f32>()
-        .map_err(|error| StateError::Unreadable { name: "moment".to_owned(), why: error.to_string() })?;
+pub fn zero_share<const D: usize>(moment: &Tensor<D>) -> Result<f64, StageError> {
+    let values = moment.try_to_vec_as::<f32>().map_err(unreadable)?;
     Ok(values.iter().filter(|x| **x == 0.0).count() as f64 / values.len().max(1) as f64)
 }
 

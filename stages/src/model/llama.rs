@@ -12,6 +12,7 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 
+use super::adapter::Adapter;
 use super::config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA};
 use crate::{
     ops::{self, Heads, Rope},
@@ -23,6 +24,8 @@ use crate::{
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Param<Tensor<2>>,
+    /// A low-rank branch, where a training method has added one.
+    pub adapter: Option<Adapter>,
 }
 
 /// The gain of an RMSNorm.
@@ -111,7 +114,7 @@ impl Llama {
         let weight = RefCell::new(weight);
         let linear = |name: String, shape: [usize; 2]| {
             let data = (weight.borrow_mut())(&name, &shape);
-            Linear { weight: Param::from_tensor(Tensor::from_data(data, device)) }
+            Linear { weight: Param::from_tensor(Tensor::from_data(data, device)), adapter: None }
         };
         let norm = |name: String| {
             let data = (weight.borrow_mut())(&name, &[d_model]);
@@ -152,6 +155,23 @@ impl Llama {
         &self.config
     }
 
+    /// The linear layers of attention and MLP, which low-rank methods work on, with their paths
+    /// (`model.layers.0.self_attn.q_proj`).
+    pub fn targets_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let mut found = Vec::new();
+        for (index, block) in self.model.layers.iter_mut().enumerate() {
+            let Attention { q_proj, k_proj, v_proj, o_proj } = &mut block.self_attn;
+            for (name, linear) in [("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)] {
+                found.push((format!("model.layers.{index}.self_attn.{name}"), linear));
+            }
+            let Mlp { gate_proj, up_proj, down_proj } = &mut block.mlp;
+            for (name, linear) in [("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)] {
+                found.push((format!("model.layers.{index}.mlp.{name}"), linear));
+            }
+        }
+        found
+    }
+
     /// The tables of rotary positions that [`forward`](Self::forward) needs, for sequences of at most `seq_len` tokens.
     #[must_use]
     pub fn rope(&self, seq_len: usize, device: &Device) -> Rope {
@@ -188,7 +208,11 @@ impl Llama {
 
 impl Linear {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, self.weight.val())
+        let dense = |x| ops::linear(x, self.weight.val());
+        match &self.adapter {
+            None => dense(x),
+            Some(adapter) => adapter.forward(x, dense),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Models: one complete model per file, and how models are stored.
 
+mod adapter;
 mod config;
 mod hf;
 mod llama;
 
+pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock};
 pub use config::{LlamaConfig, ModelParams, Preset};
 pub use hf::{load, load_config, load_weights, save, write_tensors};
-pub use llama::{Llama, named_weights};
+pub use llama::{Linear, Llama, named_weights};

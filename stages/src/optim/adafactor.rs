@@ -5,9 +5,10 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use schemars::JsonSchema;
+use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
-use super::state::{SavedState, StateError};
+use crate::train::State;
 
 /// Constants of Adafactor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,13 +22,11 @@ pub struct AdafactorConfig {
     pub eps: f64,
     /// The update is scaled down to at most this root mean square.
     pub clip_threshold: f64,
-    /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f64,
 }
 
 impl Default for AdafactorConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, decay_exponent: -0.8, eps: 1e-30, clip_threshold: 1.0, weight_decay: 0.0 }
+        Self { beta1: 0.9, decay_exponent: -0.8, eps: 1e-30, clip_threshold: 1.0 }
     }
 }
 
@@ -71,25 +70,20 @@ impl Factored {
     }
 
     /// Adds itself to a saved state.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self, state: &mut SavedState) -> Result<(), StateError> {
-        state.put("row", &self.row)?;
-        state.put("col", &self.col)?;
-        state.put_u64("t", self.t);
-        Ok(())
+    pub fn save(&self, at: &str, state: &mut State) {
+        state.put_tensor(&format!("{at}/row"), self.row.clone());
+        state.put_tensor(&format!("{at}/col"), self.col.clone());
+        state.put_count(&format!("{at}/t"), self.t);
     }
 
     /// Takes its values from a saved state.
     ///
     /// # Errors
-    /// When they are missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let device = self.row.device();
-        self.row = state.tensor("row", self.row.dims(), &device)?;
-        self.col = state.tensor("col", self.col.dims(), &device)?;
-        self.t = state.u64("t")?;
+    /// When they are missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        self.row = state.take_tensor(&format!("{at}/row"))?;
+        self.col = state.take_tensor(&format!("{at}/col"))?;
+        self.t = state.count(&format!("{at}/t"))?;
         Ok(())
     }
 }

@@ -1,54 +1,25 @@
 //! The optimisers that run inside a projection: each sees a matrix and returns a direction.
 
 use burn::tensor::{DType, Device, Tensor};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use sepia_engine::stage::StageError;
 
 use super::{
     adafactor::{AdafactorConfig, Factored, clip_rms},
-    adam::{AdamConfig, AdamState},
-    quant8::{CodeTable, Quantised},
-    state::{SavedState, StateError},
+    quant8::{EightBit, Quantised},
 };
+use crate::train::{AdamHyper, AdamState, State};
 
 /// Which optimiser.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MatrixOptimizer {
     /// Adam with moments in the matrix's own type.
-    Adam(AdamConfig),
+    Adam(AdamHyper),
     /// Adam with moments in 8 bits.
-    Adam8bit(Adam8bitConfig),
-    /// Adafactor.
-    Adafactor(AdafactorConfig),
+    Adam8bit(AdamHyper, EightBit),
+    /// Adafactor, with decoupled weight decay.
+    Adafactor(AdafactorConfig, f64),
     /// Plain gradient descent.
     Sgd,
-}
-
-/// Adam with block-wise 8-bit moments.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Adam8bitConfig {
-    /// The constants of Adam.
-    pub adam: AdamConfig,
-    /// Entries that share one scale; libraries have used 2048 and 256.
-    pub block_size: usize,
-    /// How the codes are spread.
-    pub table: CodeTable,
-    /// Matrices with fewer entries keep full moments.
-    pub min_size: usize,
-}
-
-impl Default for Adam8bitConfig {
-    fn default() -> Self {
-        Self { adam: AdamConfig::default(), block_size: 256, table: CodeTable::Dynamic, min_size: 4096 }
-    }
-}
-
-impl Default for MatrixOptimizer {
-    fn default() -> Self {
-        Self::Adam(AdamConfig::default())
-    }
 }
 
 impl MatrixOptimizer {
@@ -56,9 +27,8 @@ impl MatrixOptimizer {
     #[must_use]
     pub fn weight_decay(&self) -> f64 {
         match self {
-            Self::Adam(adam) => adam.weight_decay,
-            Self::Adam8bit(eight) => eight.adam.weight_decay,
-            Self::Adafactor(config) => config.weight_decay,
+            Self::Adam(hyper) | Self::Adam8bit(hyper, _) => hyper.weight_decay,
+            Self::Adafactor(_, weight_decay) => *weight_decay,
             Self::Sgd => 0.0,
         }
     }
@@ -77,14 +47,16 @@ pub struct Direction {
 #[derive(Debug, Clone)]
 pub struct MatrixState {
     config: MatrixOptimizer,
+    shape: [usize; 2],
     kind: Kind,
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per matrix, and never moved about")]
 enum Kind {
-    Adam(AdamState<2>),
-    Adam8bit { m: Quantised, v: Quantised, t: u64 },
-    Adafactor { second: Factored, first: Option<Tensor<2>> },
+    Adam { hyper: AdamHyper, moments: AdamState },
+    Adam8bit { hyper: AdamHyper, m: Quantised, v: Quantised, t: u64 },
+    Adafactor { config: AdafactorConfig, second: Factored, first: Option<Tensor<2>> },
     Sgd,
 }
 
@@ -92,48 +64,55 @@ impl MatrixState {
     /// Nothing seen yet, for gradients `[m, n]`.
     #[must_use]
     pub fn new(config: MatrixOptimizer, shape: [usize; 2], device: &Device, dtype: DType) -> Self {
-        let zeros = || Tensor::<2>::zeros(shape, (device, dtype));
+        let count = shape[0] * shape[1];
+        let adam = |hyper| Kind::Adam { hyper, moments: AdamState::new(&Tensor::zeros([count], (device, dtype))) };
         let kind = match config {
-            MatrixOptimizer::Adam(_) => Kind::Adam(AdamState::new(&zeros())),
-            MatrixOptimizer::Adam8bit(eight) if shape[0] * shape[1] < eight.min_size => {
-                Kind::Adam(AdamState::new(&zeros()))
-            }
-            MatrixOptimizer::Adam8bit(eight) => Kind::Adam8bit {
-                m: Quantised::zeros(shape, eight.block_size, eight.table, true),
-                v: Quantised::zeros(shape, eight.block_size, eight.table, false),
+            MatrixOptimizer::Adam(hyper) => adam(hyper),
+            MatrixOptimizer::Adam8bit(hyper, eight) if count < eight.min_size => adam(hyper),
+            MatrixOptimizer::Adam8bit(hyper, eight) => Kind::Adam8bit {
+                hyper,
+                m: Quantised::zeros(count, eight.block_size, eight.table, true),
+                v: Quantised::zeros(count, eight.block_size, eight.table, false),
                 t: 0,
             },
-            MatrixOptimizer::Adafactor(config) => {
-                Kind::Adafactor { second: Factored::new(shape, device, dtype), first: (config.beta1 > 0.0).then(zeros) }
-            }
+            MatrixOptimizer::Adafactor(config, _) => Kind::Adafactor {
+                config,
+                second: Factored::new(shape, device, dtype),
+                first: (config.beta1 > 0.0).then(|| Tensor::zeros(shape, (device, dtype))),
+            },
             MatrixOptimizer::Sgd => Kind::Sgd,
         };
-        Self { config, kind }
+        Self { config, shape, kind }
+    }
+
+    /// The optimiser.
+    #[must_use]
+    pub fn config(&self) -> &MatrixOptimizer {
+        &self.config
     }
 
     /// Takes in a gradient.
     ///
     /// # Errors
     /// When 8-bit moments cannot be read from the device.
-    pub fn direction(&mut self, gradient: Tensor<2>, lr: f64) -> Result<Direction, StateError> {
-        Ok(match (&mut self.kind, self.config) {
-            (Kind::Adam(state), config) => {
-                let adam = adam_of(config);
-                let tensor = state.direction(gradient, &adam);
-                Direction { tensor, factor: lr * adam.correction(state.t) }
+    pub fn direction(&mut self, gradient: Tensor<2>, lr: f64) -> Result<Direction, StageError> {
+        let shape = self.shape;
+        Ok(match &mut self.kind {
+            Kind::Adam { hyper, moments } => {
+                let (tensor, factor) = moments.direction(gradient.reshape([-1]), hyper);
+                Direction { tensor: tensor.reshape(shape), factor: lr * factor }
             }
-            (Kind::Adam8bit { m, v, t }, config) => {
-                let adam = adam_of(config);
+            Kind::Adam8bit { hyper, m, v, t } => {
                 let (device, dtype) = (gradient.device(), gradient.dtype());
                 let mut full = AdamState { m: m.to_tensor(&device, dtype), v: v.to_tensor(&device, dtype), t: *t };
-                let tensor = full.direction(gradient, &adam);
-                m.store(&host(&full.m, "m")?);
-                v.store(&host(&full.v, "v")?);
+                let (tensor, factor) = full.direction(gradient.reshape([-1]), hyper);
+                m.store(&host(&full.m)?);
+                v.store(&host(&full.v)?);
                 *t = full.t;
-                Direction { tensor, factor: lr * adam.correction(full.t) }
+                Direction { tensor: tensor.reshape(shape), factor: lr * factor }
             }
-            (Kind::Adafactor { second, first }, MatrixOptimizer::Adafactor(config)) => {
-                let update = clip_rms(second.normalise(&gradient, &config), config.clip_threshold).mul_scalar(lr);
+            Kind::Adafactor { config, second, first } => {
+                let update = clip_rms(second.normalise(&gradient, config), config.clip_threshold).mul_scalar(lr);
                 let tensor = match first {
                     None => update,
                     Some(first) => {
@@ -144,23 +123,22 @@ impl MatrixState {
                 };
                 Direction { tensor, factor: 1.0 }
             }
-            (Kind::Adafactor { .. } | Kind::Sgd, _) => Direction { tensor: gradient, factor: lr },
+            Kind::Sgd => Direction { tensor: gradient, factor: lr },
         })
     }
 
     /// Forgets the moments, not the step count.
     pub fn clear(&mut self) {
         match &mut self.kind {
-            Kind::Adam(state) => {
-                state.m.inplace(|m| m.zeros_like());
-                state.v.inplace(|v| v.zeros_like());
+            Kind::Adam { moments, .. } => {
+                moments.m.inplace(|m| m.zeros_like());
+                moments.v.inplace(|v| v.zeros_like());
             }
             Kind::Adam8bit { m, v, .. } => {
-                let count = m.values().len();
-                m.store(&vec![0.0; count]);
-                v.store(&vec![0.0; count]);
+                m.clear();
+                v.clear();
             }
-            Kind::Adafactor { second, first } => {
+            Kind::Adafactor { second, first, .. } => {
                 second.row.inplace(|row| row.zeros_like());
                 second.col.inplace(|col| col.zeros_like());
                 if let Some(first) = first {
@@ -174,12 +152,11 @@ impl MatrixState {
     /// Numbers held, whatever their width.
     #[must_use]
     pub fn floats(&self) -> usize {
+        let count = self.shape[0] * self.shape[1];
         match &self.kind {
-            Kind::Adam(state) => state.floats(),
-            Kind::Adam8bit { m, v, .. } => m.values().len() + v.values().len(),
-            Kind::Adafactor { second, first } => {
-                second.floats() + first.as_ref().map_or(0, |first| first.shape().num_elements())
-            }
+            Kind::Adam { moments, .. } => moments.m.shape().num_elements() + moments.v.shape().num_elements(),
+            Kind::Adam8bit { .. } => 2 * count,
+            Kind::Adafactor { second, first, .. } => second.floats() + first.as_ref().map_or(0, |_| count),
             Kind::Sgd => 0,
         }
     }
@@ -188,64 +165,56 @@ impl MatrixState {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.kind {
-            Kind::Adam(state) => state.floats() * state.m.dtype().size(),
+            Kind::Adam { moments, .. } => moments.bytes() as usize,
             Kind::Adam8bit { m, v, .. } => m.bytes() + v.bytes(),
             Kind::Adafactor { second, .. } => self.floats() * second.row.dtype().size(),
             Kind::Sgd => 0,
         }
     }
 
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn save(&self) -> Result<SavedState, StateError> {
-        let mut state = SavedState::default();
+    /// Adds everything that the next step depends on to a saved state.
+    pub fn save(&self, at: &str, state: &mut State) {
         match &self.kind {
-            Kind::Adam(adam) => {
-                state.put("m", &adam.m)?;
-                state.put("v", &adam.v)?;
-                state.put_u64("t", adam.t);
+            Kind::Adam { moments, .. } => {
+                state.put_tensor(&format!("{at}/m"), moments.m.clone());
+                state.put_tensor(&format!("{at}/v"), moments.v.clone());
+                state.put_count(&format!("{at}/t"), moments.t);
             }
-            Kind::Adam8bit { m, v, t } => {
-                m.save("m", &mut state);
-                v.save("v", &mut state);
-                state.put_u64("t", *t);
+            Kind::Adam8bit { m, v, t, .. } => {
+                m.save(&format!("{at}/m"), state);
+                v.save(&format!("{at}/v"), state);
+                state.put_count(&format!("{at}/t"), *t);
             }
-            Kind::Adafactor { second, first } => {
-                second.save(&mut state)?;
+            Kind::Adafactor { second, first, .. } => {
+                second.save(at, state);
                 if let Some(first) = first {
-                    state.put("first", first)?;
+                    state.put_tensor(&format!("{at}/first"), first.clone());
                 }
             }
             Kind::Sgd => {}
         }
-        Ok(state)
     }
 
     /// Takes up a saved state.
     ///
     /// # Errors
-    /// When an entry is missing or shaped otherwise.
-    pub fn load(&mut self, state: &SavedState) -> Result<(), StateError> {
+    /// When an entry is missing.
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
         match &mut self.kind {
-            Kind::Adam(adam) => {
-                let (shape, device) = (adam.m.dims(), adam.m.device());
-                *adam = AdamState {
-                    m: state.tensor("m", shape, &device)?,
-                    v: state.tensor("v", shape, &device)?,
-                    t: state.u64("t")?,
-                };
+            Kind::Adam { moments, .. } => {
+                moments.m = state.take_tensor(&format!("{at}/m"))?;
+                moments.v = state.take_tensor(&format!("{at}/v"))?;
+                moments.t = state.count(&format!("{at}/t"))?;
             }
-            Kind::Adam8bit { m, v, t } => {
-                m.load("m", state)?;
-                v.load("v", state)?;
-                *t = state.u64("t")?;
+            Kind::Adam8bit { m, v, t, .. } => {
+                m.load(&format!("{at}/m"), state)?;
+                v.load(&format!("{at}/v"), state)?;
+                *t = state.count(&format!("{at}/t"))?;
             }
-            Kind::Adafactor { second, first } => {
-                second.load(state)?;
+            Kind::Adafactor { second, first, .. } => {
+                second.load(at, state)?;
                 if let Some(first) = first {
-                    *first = state.tensor("first", first.dims(), &first.device())?;
+                    *first = state.take_tensor(&format!("{at}/first"))?;
                 }
             }
             Kind::Sgd => {}
@@ -254,16 +223,14 @@ impl MatrixState {
     }
 }
 
-fn adam_of(config: MatrixOptimizer) -> AdamConfig {
-    match config {
-        MatrixOptimizer::Adam(adam) => adam,
-        MatrixOptimizer::Adam8bit(eight) => eight.adam,
-        MatrixOptimizer::Adafactor(_) | MatrixOptimizer::Sgd => AdamConfig::default(),
-    }
+/// Decoupled weight decay of an updated weight, with the plain learning rate: `W -= lr * weight_decay * W`.
+#[must_use]
+pub fn decay(weight: Tensor<2>, lr: f64, weight_decay: f64) -> Tensor<2> {
+    if weight_decay == 0.0 { weight } else { weight.mul_scalar(1.0 - lr * weight_decay) }
 }
 
-fn host(tensor: &Tensor<2>, name: &str) -> Result<Vec<f32>, StateError> {
-    tensor.try_to_vec_as().map_err(|error| StateError::Unreadable { name: name.to_owned(), why: error.to_string() })
+fn host(tensor: &Tensor<1>) -> Result<Vec<f32>, StageError> {
+    tensor.try_to_vec_as().map_err(|error| StageError::new(format!("moments cannot be read from the device: {error}")))
 }
 
 #[cfg(test)]
@@ -271,14 +238,16 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::{random::Rng, vectors::flat};
+    use crate::{random::Rng, train::AdamFlavour, vectors::flat};
+
+    const ADAM: AdamHyper = AdamHyper { flavour: AdamFlavour::Hf, betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.0 };
 
     fn all() -> Vec<MatrixOptimizer> {
         vec![
-            MatrixOptimizer::default(),
-            MatrixOptimizer::Adam8bit(Adam8bitConfig { block_size: 16, min_size: 0, ..Adam8bitConfig::default() }),
-            MatrixOptimizer::Adafactor(AdafactorConfig::default()),
-            MatrixOptimizer::Adafactor(AdafactorConfig { beta1: 0.0, ..AdafactorConfig::default() }),
+            MatrixOptimizer::Adam(ADAM),
+            MatrixOptimizer::Adam8bit(ADAM, EightBit { block_size: 16, min_size: 0, ..EightBit::default() }),
+            MatrixOptimizer::Adafactor(AdafactorConfig::default(), 0.0),
+            MatrixOptimizer::Adafactor(AdafactorConfig { beta1: 0.0, ..AdafactorConfig::default() }, 0.0),
             MatrixOptimizer::Sgd,
         ]
     }
@@ -294,10 +263,15 @@ mod tests {
             for seed in 0..3 {
                 let _ = one.direction(gradient(seed), 0.1).unwrap();
             }
-            let saved = one.save().unwrap();
+            let save = |matrix: &MatrixState| {
+                let mut state = State::new(&Device::flex());
+                matrix.save("w", &mut state);
+                state
+            };
+            let saved = save(&one);
             let mut two = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
-            two.load(&saved).unwrap();
-            assert_eq!(two.save().unwrap(), saved);
+            two.load("w", &mut saved.clone()).unwrap();
+            assert_eq!(save(&two), saved);
             let (a, b) = (one.direction(gradient(9), 0.1).unwrap(), two.direction(gradient(9), 0.1).unwrap());
             assert_eq!((flat(&a.tensor), a.factor), (flat(&b.tensor), b.factor), "{config:?}");
         }
@@ -323,7 +297,7 @@ mod tests {
 
     #[test]
     fn small_matrices_keep_full_moments() {
-        let config = MatrixOptimizer::Adam8bit(Adam8bitConfig::default());
+        let config = MatrixOptimizer::Adam8bit(ADAM, EightBit::default());
         let state = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
         assert_eq!(state.bytes(), 2 * 24 * 4);
     }

@@ -1,7 +1,9 @@
-//! Optimiser arithmetic on plain tensors, shared by the training loop and the methods.
+//! Optimiser arithmetic on matrices, for what runs inside a method. AdamW itself is in [`crate::train`].
 
-pub mod adafactor;
-pub mod adam;
-pub mod matrix;
-pub mod quant8;
-pub mod state;
+mod adafactor;
+mod matrix;
+mod quant8;
+
+pub use adafactor::{AdafactorConfig, Factored, clip_rms};
+pub use matrix::{Direction, MatrixOptimizer, MatrixState, decay};
+pub use quant8::{CodeTable, EightBit, Quantised, codes};

@@ -7,9 +7,10 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemars::JsonSchema;
+use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
-use super::state::{SavedState, StateError};
+use crate::train::State;
 
 /// How the 256 codes are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +21,24 @@ pub enum CodeTable {
     Dynamic,
     /// Evenly over the range.
     Linear,
+}
+
+/// How moments are stored in 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EightBit {
+    /// Entries that share one scale; libraries have used 2048 and 256.
+    pub block_size: usize,
+    /// How the codes are spread.
+    pub table: CodeTable,
+    /// Matrices with fewer entries keep full moments.
+    pub min_size: usize,
+}
+
+impl Default for EightBit {
+    fn default() -> Self {
+        Self { block_size: 256, table: CodeTable::Dynamic, min_size: 4096 }
+    }
 }
 
 /// The codes of a table, ascending; 256 of them, and 0 is among them.
@@ -52,33 +71,24 @@ fn dynamic(signed: bool) -> Vec<f32> {
     codes
 }
 
-/// A tensor of any shape in 8 bits.
+/// A flat tensor in 8 bits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
     bytes: Vec<u8>,
     /// Largest magnitude of each block.
     scales: Vec<f32>,
     block_size: usize,
-    shape: [usize; 2],
     table: CodeTable,
     signed: bool,
 }
 
 impl Quantised {
-    /// Zeros of this shape.
+    /// `count` zeros.
     #[must_use]
-    pub fn zeros(shape: [usize; 2], block_size: usize, table: CodeTable, signed: bool) -> Self {
-        let count = shape[0] * shape[1];
+    pub fn zeros(count: usize, block_size: usize, table: CodeTable, signed: bool) -> Self {
         let zero = codes(table, signed).partition_point(|code| *code < 0.0) as u8;
         let blocks = count.div_ceil(block_size.max(1));
-        Self {
-            bytes: vec![zero; count],
-            scales: vec![0.0; blocks],
-            block_size: block_size.max(1),
-            shape,
-            table,
-            signed,
-        }
+        Self { bytes: vec![zero; count], scales: vec![0.0; blocks], block_size: block_size.max(1), table, signed }
     }
 
     /// The values, as f32.
@@ -92,10 +102,10 @@ impl Quantised {
         values
     }
 
-    /// The values as a tensor `[m, n]`.
+    /// The values as a tensor `[count]`.
     #[must_use]
-    pub fn to_tensor(&self, device: &Device, dtype: DType) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(self.values(), self.shape), (device, dtype))
+    pub fn to_tensor(&self, device: &Device, dtype: DType) -> Tensor<1> {
+        Tensor::from_data(TensorData::new(self.values(), [self.bytes.len()]), (device, dtype))
     }
 
     /// Stores new values: each entry becomes the nearest code of its block.
@@ -112,6 +122,11 @@ impl Quantised {
         }
     }
 
+    /// Makes every entry zero.
+    pub fn clear(&mut self) {
+        *self = Self::zeros(self.bytes.len(), self.block_size, self.table, self.signed);
+    }
+
     /// Bytes held: one an entry and four a block.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -119,26 +134,27 @@ impl Quantised {
     }
 
     /// Adds itself to a saved state.
-    pub fn save(&self, name: &str, state: &mut SavedState) {
-        state.put_bytes(&format!("{name}.codes"), self.bytes.clone());
-        state.put_floats(&format!("{name}.scales"), self.scales.clone());
+    pub fn save(&self, at: &str, state: &mut State) {
+        let (codes, scales) = (self.bytes.clone(), self.scales.clone());
+        let (entries, blocks) = (codes.len(), scales.len());
+        state.put_data(&format!("{at}/codes"), TensorData::new(codes, [entries]));
+        state.put_data(&format!("{at}/scales"), TensorData::new(scales, [blocks]));
     }
 
     /// Takes its values from a saved state.
     ///
     /// # Errors
     /// When they are missing or of another size.
-    pub fn load(&mut self, name: &str, state: &SavedState) -> Result<(), StateError> {
-        let (bytes, scales) = (state.bytes(&format!("{name}.codes"))?, state.floats(&format!("{name}.scales"))?);
-        if (bytes.len(), scales.len()) != (self.bytes.len(), self.scales.len()) {
-            return Err(StateError::Shape {
-                name: name.to_owned(),
-                found: format!("{} codes in {} blocks", bytes.len(), scales.len()),
-                expected: format!("{} codes in {} blocks", self.bytes.len(), self.scales.len()),
-            });
+    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+        let codes = state.take_data(&format!("{at}/codes"))?.try_into_vec().ok();
+        let scales = state.take_data(&format!("{at}/scales"))?.try_into_vec().ok();
+        match (codes, scales) {
+            (Some(codes), Some(scales)) if (codes.len(), scales.len()) == (self.bytes.len(), self.scales.len()) => {
+                (self.bytes, self.scales) = (codes, scales);
+                Ok(())
+            }
+            _ => Err(StageError::new(format!("the checkpoint's `{at}` does not have {} codes", self.bytes.len()))),
         }
-        (self.bytes, self.scales) = (bytes, scales);
-        Ok(())
     }
 }
 
@@ -162,7 +178,7 @@ mod tests {
 
     #[test]
     fn zeros_are_zero_and_stay_so() {
-        let mut stored = Quantised::zeros([3, 5], 4, CodeTable::Dynamic, true);
+        let mut stored = Quantised::zeros(15, 4, CodeTable::Dynamic, true);
         assert_eq!(stored.values(), vec![0.0; 15]);
         stored.store(&[0.0; 15]);
         assert_eq!(stored.values(), vec![0.0; 15]);
@@ -172,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_entry_is_stored_to_within_half_the_gap_of_its_block(values in prop::collection::vec(-2.0f32..2.0, 1..40)) {
-            let mut stored = Quantised::zeros([1, values.len()], 8, CodeTable::Dynamic, true);
+            let mut stored = Quantised::zeros(values.len(), 8, CodeTable::Dynamic, true);
             stored.store(&values);
             let widest = codes(CodeTable::Dynamic, true).windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);
             for (block, back) in values.chunks(8).zip(stored.values().chunks(8)) {
@@ -187,7 +203,7 @@ mod tests {
         #[test]
         fn the_dynamic_table_keeps_small_second_moments(exponent in 0i32..6) {
             let small = 10.0_f32.powi(-exponent);
-            let mut stored = Quantised::zeros([1, 2], 2, CodeTable::Dynamic, false);
+            let mut stored = Quantised::zeros(2, 2, CodeTable::Dynamic, false);
             stored.store(&[1.0, small]);
             let back = stored.values()[1];
             prop_assert!(back > 0.3 * small && back < 3.0 * small, "{small} came back as {back}");

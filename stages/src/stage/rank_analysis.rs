@@ -11,10 +11,10 @@ use faer::Mat;
 use glob::Pattern;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, NoKnobs, Port, PortType, Progress, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::rank_table;
+use super::{MODEL, RANKS, rank_table};
 use crate::{
     linalg::svd::{LinalgError, singular_values},
     metric::rank::{RankMeasures, Spectrum, scaled_stable_rank},
@@ -85,17 +85,16 @@ pub struct WeightRanks {
     pub singular_values: Vec<f64>,
 }
 
-const MODEL: Port = Port::new("model", PortType("model"), "folder with model.safetensors and config.json");
-const INITIAL: Port =
-    Port::new("initial", PortType("model"), "the same model before training, for the scaled stable rank");
-const RANKS: Port = Port::new("ranks", PortType("ranks"), "folder with ranks.json, ranks.tsv and ranks.md");
 const FORMAT: u32 = 1;
 
 impl Stage for RankAnalysis {
     const KIND: &'static str = "rank-analysis";
     const VERSION: u32 = 1;
-    const INPUTS: &'static [Port] = &[MODEL, INITIAL.optional()];
-    const OUTPUTS: &'static [Port] = &[RANKS];
+    const INPUTS: &'static [Port] = &[
+        Port::new("model", MODEL, "folder with model.safetensors and config.json"),
+        Port::new("initial", MODEL, "the same model before training, for the scaled stable rank").optional(),
+    ];
+    const OUTPUTS: &'static [Port] = &[Port::new("ranks", RANKS, "ranks.json, ranks.tsv and ranks.md")];
     const SEEDED: bool = false;
     const ON_DEVICE: bool = false;
 

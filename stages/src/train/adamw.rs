@@ -37,6 +37,13 @@ pub struct AdamHyper {
     pub weight_decay: f64,
 }
 
+impl Default for AdamHyper {
+    /// The constants of the GaLore code.
+    fn default() -> Self {
+        Self { flavour: AdamFlavour::Hf, betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.0 }
+    }
+}
+
 /// The moments of one parameter, whatever its shape: all tensors are flat.
 #[derive(Debug, Clone)]
 pub struct AdamState {
@@ -148,6 +155,30 @@ impl Coefficients {
         let direction = m.clone() / v.clone().sqrt().mul_scalar(self.scale).add_scalar(self.eps);
         let param = (param.mul_scalar(self.before) - direction.mul_scalar(self.rate)).mul_scalar(self.after);
         (param, m, v)
+    }
+}
+
+impl AdamState {
+    /// Takes in a gradient `[n]` and returns the normalised direction `[n]` and the factor to subtract it with besides
+    /// the learning rate: `step` without the weight, for methods that do something else with the direction.
+    #[must_use]
+    pub fn direction(&mut self, grad: Tensor<1>, hyper: &AdamHyper) -> (Tensor<1>, f64) {
+        self.t += 1;
+        let [b1, b2] = hyper.betas;
+        let correct1 = 1.0 - b1.powi(self.t.min(i32::MAX as u64) as i32);
+        let correct2 = 1.0 - b2.powi(self.t.min(i32::MAX as u64) as i32);
+        let fresh = grad.clone().mul_scalar(1.0 - b1);
+        self.m.inplace(|m| m.mul_scalar(b1) + fresh);
+        let fresh = grad.square().mul_scalar(1.0 - b2);
+        self.v.inplace(|v| v.mul_scalar(b2) + fresh);
+        let root = self.v.clone().sqrt();
+        match hyper.flavour {
+            AdamFlavour::Hf => (self.m.clone() / root.add_scalar(hyper.eps), correct2.sqrt() / correct1),
+            AdamFlavour::Torch => {
+                let root = root.mul_scalar(correct2.sqrt().recip());
+                (self.m.clone() / root.add_scalar(hyper.eps), correct1.recip())
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ const TENSORS: &str = "state.safetensors";
 const COUNTERS: &str = "state.json";
 
 /// Named tensors and counters, on the host.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
     device: Device,
     tensors: BTreeMap<String, TensorData>,
@@ -46,6 +46,12 @@ impl State {
     #[must_use]
     pub fn names(&self, prefix: &str) -> Vec<String> {
         self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
+    /// Whether there is a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// Takes a tensor out.

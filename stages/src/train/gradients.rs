@@ -179,14 +179,14 @@ impl ModuleMapper for Apply<'_> {
 }
 
 /// Saves every parameter of a model, those that a method added included.
-pub(super) fn save_weights(model: &Llama, state: &mut State) {
+pub(crate) fn save_weights(model: &Llama, state: &mut State) {
     for (path, data) in crate::model::named_weights(model) {
         state.put_data(&format!("weights/{path}"), data);
     }
 }
 
 /// Puts back every parameter that [`save_weights`] saved.
-pub(super) fn load_weights(model: Llama, state: &mut State) -> Result<Llama, StageError> {
+pub(crate) fn load_weights(model: Llama, state: &mut State) -> Result<Llama, StageError> {
     struct Load<'a> {
         path: Path,
         state: &'a mut State,

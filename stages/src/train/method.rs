@@ -67,6 +67,11 @@ pub trait Method: Send {
     /// Bytes of the state it keeps for the targeted matrices, of the tensors as they are.
     fn state_bytes(&self) -> u64;
 
+    /// What happened since the last call and is worth a line in the log.
+    fn notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Figures of the last update, to be recorded with it.
     fn figures(&mut self) -> Vec<(&'static str, f64)> {
         Vec::new()
@@ -107,6 +112,11 @@ impl Moments {
             Some(state) => state.step(flat, grad.reshape([-1]), lr, &self.hyper).reshape(shape),
             None => flat.reshape(shape),
         }
+    }
+
+    /// All moments, by parameter path.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut AdamState)> {
+        self.states.iter_mut().map(|(path, state)| (path.as_str(), state))
     }
 
     /// Bytes of all moments.

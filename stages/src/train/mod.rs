@@ -21,7 +21,9 @@ pub use batches::Batches;
 pub use checkpoint::State;
 pub use eval::{Evaluation, evaluate};
 pub use gradients::Gradients;
-pub use method::{FullAdamW, Method, Target, is_target};
+#[cfg(test)]
+pub(crate) use gradients::{load_weights, save_weights};
+pub use method::{FullAdamW, Method, Moments, Target, is_target};
 pub use params::{TrainKnobs, TrainParams};
 pub use report::{Throughput, peak_memory_bytes};
 pub use run::run_training;

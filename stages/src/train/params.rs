@@ -5,18 +5,25 @@ use sepia_engine::stage::Check;
 use serde::{Deserialize, Serialize};
 
 use super::{AdamFlavour, AdamHyper, Schedule, ScheduleKind};
-use crate::model::ModelParams;
+use crate::{
+    method::{FullParams, MethodParams},
+    model::ModelParams,
+};
 
-/// Training of a LLaMA-style decoder on tokens.
+/// Training of a LLaMA-style decoder on tokens, by one method or by any (`M`).
 ///
 /// Windows of `seq_len` tokens start at random places of the training split. Matrices of attention and MLP learn at
 /// `lr`, embedding, head and norms at `lr_rest`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TrainParams {
+#[schemars(bound = "M: MethodParams")]
+pub struct TrainParams<M = FullParams> {
     /// The model: a preset or sizes. Left out when the input `init` is connected.
     #[serde(default)]
     pub model: ModelParams,
+    /// How gradients of the attention and MLP matrices become updates.
+    #[serde(default)]
+    pub method: M,
     /// Updates of the weights.
     pub max_steps: u64,
     /// Windows in one forward pass.
@@ -118,7 +125,7 @@ impl Default for TrainKnobs {
     }
 }
 
-impl TrainParams {
+impl<M: MethodParams> TrainParams<M> {
     /// AdamW's part.
     #[must_use]
     pub fn adam(&self) -> AdamHyper {
@@ -149,6 +156,7 @@ impl TrainParams {
 
     /// Reports what cannot work, and states what is known of the model on the port `model`.
     pub fn check(&self, check: &mut Check<'_>) {
+        self.method.check("method", check);
         self.check_ranges(check);
         self.check_schedule(check);
         self.check_data(check);

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     data::{Split, TokenFolder, unigram_loss},
     device,
+    method::MethodParams,
     model::{self, Llama},
     ops::{self, Rope},
 };
@@ -30,8 +31,8 @@ use crate::{
 ///
 /// # Errors
 /// When inputs and parameters do not fit, training diverges, or a file cannot be read or written.
-pub fn run_training(
-    params: &TrainParams,
+pub fn run_training<M: MethodParams>(
+    params: &TrainParams<M>,
     knobs: &TrainKnobs,
     method: &mut dyn Method,
     ctx: &mut StageContext<'_>,
@@ -44,8 +45,8 @@ pub fn run_training(
 
 /// Everything but the model, which the loop owns: handed on from update to update, its weights have one owner and are
 /// changed in place.
-struct Run<'a, 'b> {
-    params: &'a TrainParams,
+struct Run<'a, 'b, M> {
+    params: &'a TrainParams<M>,
     knobs: &'a TrainKnobs,
     method: &'a mut dyn Method,
     ctx: &'a mut StageContext<'b>,
@@ -62,9 +63,9 @@ struct Run<'a, 'b> {
     done: u64,
 }
 
-impl<'a, 'b> Run<'a, 'b> {
+impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     fn new(
-        params: &'a TrainParams,
+        params: &'a TrainParams<M>,
         knobs: &'a TrainKnobs,
         method: &'a mut dyn Method,
         ctx: &'a mut StageContext<'b>,
@@ -148,6 +149,9 @@ impl<'a, 'b> Run<'a, 'b> {
             let rates = (self.done, params.lr * factor, params.lr_rest() * factor);
             model = gradients.apply(model, self.method, &mut self.rest, rates)?;
             model = self.method.after_step(self.done, model)?;
+            for note in self.method.notes() {
+                self.ctx.note(&note);
+            }
         } else {
             let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
             self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
@@ -244,8 +248,8 @@ fn all_finite(x: &Tensor<2>) -> bool {
 }
 
 /// The model of the input `init`, or a new one.
-fn initial_model(
-    params: &TrainParams,
+fn initial_model<M: MethodParams>(
+    params: &TrainParams<M>,
     data: &TokenFolder,
     ctx: &StageContext<'_>,
     device: &Device,

@@ -1,0 +1,23 @@
+//! The baseline: every weight trained in full by AdamW.
+
+use schemars::JsonSchema;
+use sepia_engine::stage::Check;
+use serde::{Deserialize, Serialize};
+
+use super::{MethodParams, MethodSetup};
+use crate::train::{FullAdamW, Method};
+
+/// Every weight, by AdamW. There is nothing to set: AdamW's constants belong to the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FullParams {}
+
+impl MethodParams for FullParams {
+    const STAGE: &'static str = "pretrain";
+
+    fn check(&self, _: &str, _: &mut Check<'_>) {}
+
+    fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
+        Box::new(FullAdamW::new(setup.hyper))
+    }
+}

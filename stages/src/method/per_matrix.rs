@@ -1,0 +1,130 @@
+//! What methods that treat each matrix by itself share: one state for each targeted matrix of the model.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use sepia_engine::stage::{StageError, derive_seed};
+
+use super::{galore::StepReport, projection::Refresh};
+use crate::{
+    model::Llama,
+    train::{Method, State, Target},
+};
+
+/// The state of one matrix under one method.
+pub trait MatrixMethod: Send + Sized {
+    /// What it is made from.
+    type Config: Send + Copy;
+
+    /// Before the first step of a weight like this one; `seed` belongs to the matrix.
+    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self;
+
+    /// The updated weight, and what is to be told of the step.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError>;
+
+    /// Bytes held.
+    fn bytes(&self) -> usize;
+
+    /// The rank that was asked for, where the matrix was too small for it, and the rank in use.
+    fn clamped(&self) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// Adds its state to a saved one.
+    fn save(&self, at: &str, state: &mut State);
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// When something is missing.
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError>;
+}
+
+/// A [`Method`] over a [`MatrixMethod`].
+pub struct PerMatrix<M: MatrixMethod> {
+    config: M::Config,
+    seed: u64,
+    matrices: BTreeMap<String, M>,
+    captured: Vec<f64>,
+    overlap: Vec<f64>,
+    notes: Vec<String>,
+}
+
+impl<M: MatrixMethod> PerMatrix<M> {
+    /// Without state yet.
+    #[must_use]
+    pub fn new(config: M::Config, seed: u64) -> Self {
+        Self { config, seed, matrices: BTreeMap::new(), captured: Vec::new(), overlap: Vec::new(), notes: Vec::new() }
+    }
+
+    fn take_in(&mut self, path: &str, report: StepReport) {
+        match report.refresh {
+            Refresh::NotDue => {}
+            Refresh::New { captured, overlap } => {
+                self.captured.push(captured);
+                self.overlap.extend(overlap);
+            }
+            Refresh::Kept(error) => self.notes.push(format!("{path}: the old basis is kept, {error}")),
+        }
+        if let Some(error) = report.skipped {
+            self.notes.push(format!("{path}: not updated, {error}"));
+        }
+    }
+}
+
+impl<M: MatrixMethod> Method for PerMatrix<M> {
+    fn attach(&mut self, mut model: Llama) -> Result<Llama, StageError> {
+        for (path, linear) in model.targets_mut() {
+            let path = format!("{path}.weight");
+            let matrix = M::new(self.config, &linear.weight.val().inner(), derive_seed(self.seed, &path, 0));
+            if let Some((asked, used)) = matrix.clamped() {
+                self.notes.push(format!("{path}: rank {asked} is above the shorter side; {used} is used"));
+            }
+            self.matrices.insert(path, matrix);
+        }
+        Ok(model)
+    }
+
+    fn update(&mut self, target: Target<'_>, weight: Tensor<2>, grad: Tensor<2>) -> Result<Tensor<2>, StageError> {
+        let matrix = self.matrices.get_mut(target.path);
+        let matrix = matrix.ok_or_else(|| StageError::new(format!("the method has no state for {}", target.path)))?;
+        let (weight, report) = matrix.step(weight, grad, target.lr)?;
+        self.take_in(target.path, report);
+        Ok(weight)
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.matrices.values().map(|matrix| matrix.bytes() as u64).sum()
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Means over the matrices whose basis was renewed since the last call.
+    fn figures(&mut self) -> Vec<(&'static str, f64)> {
+        let mean = |values: Vec<f64>| {
+            let count = values.len();
+            (count > 0).then(|| values.into_iter().sum::<f64>() / count as f64)
+        };
+        let captured = mean(std::mem::take(&mut self.captured)).map(|value| ("captured_energy", value));
+        let overlap = mean(std::mem::take(&mut self.overlap)).map(|value| ("subspace_overlap", value));
+        captured.into_iter().chain(overlap).collect()
+    }
+
+    fn save(&self, state: &mut State) {
+        for (path, matrix) in &self.matrices {
+            matrix.save(&format!("method/{path}"), state);
+        }
+    }
+
+    fn load(&mut self, state: &mut State) -> Result<(), StageError> {
+        for (path, matrix) in &mut self.matrices {
+            matrix.load(&format!("method/{path}"), state)?;
+        }
+        Ok(())
+    }
+}

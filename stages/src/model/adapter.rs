@@ -1,0 +1,117 @@
+//! The low-rank branch of a linear layer: `y = W x + scale * B A dropout(x)`.
+//!
+//! The factors are parameters of the model like any other, so that gradients, checkpoints and clipping know them; what is
+//! frozen, merged and restarted is a method's business. Dropout draws from (seed, update, forward pass), never from a
+//! shared generator: a resumed run draws what an uninterrupted one drew.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData},
+};
+use sepia_engine::stage::derive_seed;
+
+use crate::{ops, random::Rng};
+
+/// Factors beside a weight `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Adapter {
+    /// `[r, in]`.
+    pub lora_a: Param<Tensor<2>>,
+    /// `[out, r]`.
+    pub lora_b: Param<Tensor<2>>,
+    /// How the branch is used.
+    #[module(skip)]
+    pub options: AdapterOptions,
+}
+
+/// How the branch is used.
+#[derive(Debug, Clone)]
+pub struct AdapterOptions {
+    /// What `B A` is multiplied by.
+    pub scale: f64,
+    /// Whether the branch stands in place of the weight instead of beside it.
+    pub replaces: bool,
+    /// Dropout of its input while training; `None` for none.
+    pub dropout: Option<Dropout>,
+}
+
+/// Dropout with a probability, at a time that all adapters of a model share.
+#[derive(Debug, Clone)]
+pub struct Dropout {
+    /// Share of the entries that become zero; the others grow by `1 / (1 - rate)`.
+    pub rate: f64,
+    /// Where in the run it is.
+    pub clock: Arc<DropoutClock>,
+}
+
+/// What dropout masks derive from: the seed, the update, and how many masks this update has drawn.
+#[derive(Debug)]
+pub struct DropoutClock {
+    seed: u64,
+    update: AtomicU64,
+    drawn: AtomicU64,
+}
+
+impl DropoutClock {
+    /// At the first update.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed, update: AtomicU64::new(0), drawn: AtomicU64::new(0) }
+    }
+
+    /// Moves to an update, after so many masks of it.
+    pub fn set(&self, update: u64, drawn: u64) {
+        self.update.store(update, Ordering::SeqCst);
+        self.drawn.store(drawn, Ordering::SeqCst);
+    }
+
+    /// The update, and how many masks it has drawn.
+    #[must_use]
+    pub fn now(&self) -> (u64, u64) {
+        (self.update.load(Ordering::SeqCst), self.drawn.load(Ordering::SeqCst))
+    }
+
+    fn next_seed(&self) -> u64 {
+        let drawn = self.drawn.fetch_add(1, Ordering::SeqCst);
+        derive_seed(derive_seed(self.seed, "dropout", self.update.load(Ordering::SeqCst)), "mask", drawn)
+    }
+}
+
+impl Dropout {
+    /// Drops entries of `x` while training: where `x` is on a tape.
+    fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.rate <= 0.0 || !x.device().is_autodiff() {
+            return x;
+        }
+        let (steps, kept) = (1_u64 << 24, 1.0 / (1.0 - self.rate));
+        let limit = (self.rate * steps as f64) as u64;
+        let mut rng = Rng::new(self.clock.next_seed());
+        let draw = |_| if rng.below(steps) < limit { 0.0 } else { kept as f32 };
+        let mask: Vec<f32> = (0..x.shape().num_elements()).map(draw).collect();
+        let mask = Tensor::from_data(TensorData::new(mask, x.dims()), &x.device());
+        x.mul(mask)
+    }
+}
+
+impl Adapter {
+    /// The layer's output for `x` `[n, in]`, given what the weight alone would give.
+    pub(super) fn forward(&self, x: Tensor<2>, dense: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+        let options = &self.options;
+        let dropped = options.dropout.as_ref().map_or_else(|| x.clone(), |dropout| dropout.apply(x.clone()));
+        let inner = ops::linear(dropped, self.lora_a.val()); // [n, r]
+        let branch = ops::linear(inner, self.lora_b.val()).mul_scalar(options.scale); // [n, out]
+        if options.replaces { branch } else { dense(x) + branch }
+    }
+
+    /// `scale * B A` `[out, in]`, in the factors' type and off the tape.
+    #[must_use]
+    pub fn delta(&self) -> Tensor<2> {
+        let plain = |factor: &Param<Tensor<2>>| factor.val().inner();
+        plain(&self.lora_b).matmul(plain(&self.lora_a)).mul_scalar(self.options.scale)
+    }
+}
