@@ -12,6 +12,7 @@ mod overrides;
 mod params;
 mod profile;
 mod read;
+mod resolved;
 mod stage;
 mod sweep;
 mod units;

@@ -295,6 +295,15 @@ fn nothing_to_run_is_an_error() {
       |
       = help: add one: [stages.NAME] with kind = "..."; `sepia stages` lists the kinds
     "#);
+    insta::assert_snapshot!(errors("[profile.a]"), @r#"
+    error[manifest::no-stages]: the manifest has no stages
+     --> m.toml:1:12
+      |
+    1 | [profile.a]
+      |            ^
+      |
+      = help: add one: [stages.NAME] with kind = "..."; `sepia stages` lists the kinds
+    "#);
     insta::assert_snapshot!(errors("stages = {}"), @r#"
     error[manifest::no-stages]: the manifest has no stages
      --> m.toml:1:10
