@@ -13,6 +13,8 @@ pub use nearest::nearest;
 pub use render::render;
 pub use sources::{Place, Sources};
 
+use std::collections::HashSet;
+
 use crate::value::Span;
 
 /// How bad it is.
@@ -26,7 +28,7 @@ pub enum Severity {
 }
 
 /// A place in a source, with what to say there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Label {
     /// The place.
     pub span: Span,
@@ -35,7 +37,7 @@ pub struct Label {
 }
 
 /// One error or warning.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Diagnostic {
     /// Stable name, `manifest::unknown-field`.
     pub code: &'static str,
@@ -95,9 +97,28 @@ impl Diagnostic {
     }
 }
 
+/// Leaves the first of those that are alike: the cells of a sweep have one line in common, and its fault as well.
+pub fn dedupe(diagnostics: &mut Vec<Diagnostic>) {
+    let mut seen = HashSet::new();
+    diagnostics.retain(|one| seen.insert(one.clone()));
+}
+
 /// In the order of the text, as a person reads it; otherwise in the order in which they were found.
 fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
     let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
     sorted.sort_by_key(|diagnostic| diagnostic.order());
     sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_alike_is_said_once() {
+        let one = |at| Diagnostic::error("a::b", "c").label(Span { source: 0, start: at, end: at + 1 }, "");
+        let mut all = vec![one(1), one(2), one(1), one(1).help("x")];
+        dedupe(&mut all);
+        assert_eq!(all, [one(1), one(2), one(1).help("x")]);
+    }
 }

@@ -4,14 +4,21 @@ use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snip
 
 use super::{Diagnostic, Label, Severity, Sources, sorted};
 
-/// All diagnostics one after another in the order of the text, each followed by an empty line.
+/// More than this fill a screen many times over.
+const MAX_SHOWN: usize = 200;
+
+/// The diagnostics one after another in the order of the text, each followed by an empty line; of more than 200, the
+/// first ones and how many there are.
 #[must_use]
 pub fn render(diagnostics: &[Diagnostic], sources: &Sources, coloured: bool) -> String {
     let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
-    for diagnostic in sorted(diagnostics) {
+    for diagnostic in sorted(diagnostics).into_iter().take(MAX_SHOWN) {
         text.push_str(renderer.render(&[group(diagnostic, sources)]).trim_end());
         text.push_str("\n\n");
+    }
+    if let Some(more) = diagnostics.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        text.push_str(&format!("... and {more} more\n\n"));
     }
     text
 }
@@ -36,7 +43,7 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
             .enumerate()
             .skip(index)
             .filter(|(_, other)| other.span.source == label.span.source);
-        let snippet = window(text, same.clone().map(|(_, label)| label));
+        let snippet = window(sources, text, same.clone().map(|(_, label)| label));
         group = group.element(
             Snippet::source(snippet.text)
                 .path(name)
@@ -74,16 +81,18 @@ impl Window<'_> {
     }
 }
 
-fn window<'a, 'l>(text: &'a str, labels: impl Iterator<Item = &'l Label>) -> Window<'a> {
-    let (mut start, mut end) = (text.len(), 0);
+fn window<'a, 'l>(sources: &Sources, text: &'a str, labels: impl Iterator<Item = &'l Label>) -> Window<'a> {
+    let (mut start, mut end, mut line) = (text.len(), 0, 1);
     for label in labels {
+        if (label.span.start as usize) < start {
+            line = sources.place(label.span).map_or(1, |(place, _)| place.line);
+        }
         start = start.min(label.span.start as usize);
         end = end.max(label.span.start as usize);
     }
     let (start, end) = (text.floor_char_boundary(start), text.floor_char_boundary(end));
     let start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let end = text[end..].find('\n').map_or(text.len(), |newline| end + newline);
-    let line = text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1;
     Window { text: &text[start..end.max(start)], start, line }
 }
 
@@ -176,6 +185,14 @@ mod tests {
         let diagnostic = [Diagnostic::error("a::b", "c")];
         assert!(!render(&diagnostic, &sources(), false).contains('\u{1b}'));
         assert!(render(&diagnostic, &sources(), true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn hundreds_are_counted() {
+        let many: Vec<Diagnostic> = (0..205).map(|_| Diagnostic::error("a::b", "c")).collect();
+        let text = render(&many, &sources(), false);
+        assert_eq!(text.matches("error[a::b]").count(), 200);
+        assert!(text.ends_with("... and 5 more\n\n"));
     }
 
     #[test]

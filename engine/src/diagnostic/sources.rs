@@ -1,6 +1,6 @@
 //! The texts that spans point into.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Diagnostic;
 use crate::value::Span;
@@ -8,7 +8,15 @@ use crate::value::Span;
 /// The texts that spans point into: the manifest, and what it extends.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    texts: Vec<(Arc<str>, Arc<str>)>,
+    texts: Vec<Text>,
+}
+
+#[derive(Debug, Clone)]
+struct Text {
+    name: Arc<str>,
+    text: Arc<str>,
+    /// Where each line begins; made when a place is asked for.
+    lines: OnceLock<Arc<[usize]>>,
 }
 
 /// A place as people count: lines and columns from 1.
@@ -23,7 +31,7 @@ pub struct Place {
 impl Sources {
     /// Adds a text under the name that errors show; returns the number that its spans carry.
     pub fn add(&mut self, name: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> u16 {
-        self.texts.push((name.into(), text.into()));
+        self.texts.push(Text { name: name.into(), text: text.into(), lines: OnceLock::new() });
         u16::try_from(self.texts.len() - 1).unwrap_or(u16::MAX)
     }
 
@@ -47,7 +55,7 @@ impl Sources {
     /// Name and text of a source.
     #[must_use]
     pub fn get(&self, source: u16) -> Option<(&str, &str)> {
-        self.texts.get(usize::from(source)).map(|(name, text)| (&**name, &**text))
+        self.texts.get(usize::from(source)).map(|one| (&*one.name, &*one.text))
     }
 
     /// The text of a span; empty where there is none.
@@ -60,16 +68,22 @@ impl Sources {
     /// Line and column of a span's first and last end.
     #[must_use]
     pub fn place(&self, span: Span) -> Option<(Place, Place)> {
-        let (_, text) = self.get(span.source)?;
-        Some((place(text, span.start as usize), place(text, span.end as usize)))
+        let text = self.texts.get(usize::from(span.source))?;
+        Some((text.place(span.start), text.place(span.end)))
     }
 }
 
-fn place(text: &str, at: usize) -> Place {
-    let before = text.get(..text.floor_char_boundary(at)).unwrap_or(text);
-    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Place { line, column }
+impl Text {
+    fn place(&self, at: u32) -> Place {
+        let lines = self.lines.get_or_init(|| {
+            let ends = self.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            std::iter::once(0).chain(ends.map(|(end, _)| end + 1)).collect()
+        });
+        let at = self.text.floor_char_boundary(at as usize);
+        let line = lines.partition_point(|start| *start <= at);
+        let start = line.checked_sub(1).and_then(|line| lines.get(line)).copied().unwrap_or_default();
+        Place { line, column: self.text.get(start..at).unwrap_or_default().chars().count() + 1 }
+    }
 }
 
 #[cfg(test)]

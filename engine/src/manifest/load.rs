@@ -49,7 +49,7 @@ impl Manifest {
         options: &Load<'_>,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut found = Vec::new();
-        let manifest = resolve(sources, name, text, options, &mut found).and_then(|(table, whole, unresolved)| {
+        let manifest = resolve(sources, name, text, options, &mut found).map(|(table, whole, unresolved)| {
             let manifest = read::manifest(table, stem(name), whole, &mut found);
             drop_consequences(&mut found, &unresolved);
             manifest
@@ -62,6 +62,18 @@ impl Manifest {
     }
 }
 
+/// The merged table of a manifest that has no errors.
+pub(super) fn merged(
+    sources: &mut Sources,
+    name: &str,
+    text: &str,
+    options: &Load<'_>,
+) -> Result<Table, Vec<Diagnostic>> {
+    Manifest::load(sources, name, text, options)?;
+    let mut found = Vec::new();
+    resolve(sources, name, text, options, &mut found).map(|(table, ..)| table).ok_or(found)
+}
+
 /// The merged table, the span of the whole text, and the places that could not be resolved.
 fn resolve(
     sources: &mut Sources,
@@ -71,6 +83,11 @@ fn resolve(
     found: &mut Vec<Diagnostic>,
 ) -> Option<(Table, Span, Vec<Span>)> {
     let (mut table, whole) = extends::load(sources, name, text, options.loader, found)?;
+    if table.entries.is_empty() {
+        let error = Diagnostic::error("manifest::empty", "the manifest is empty").label(Span { end: 0, ..whole }, "");
+        found.push(error.help("`sepia new NAME` writes a manifest to start from"));
+        return None;
+    }
     profile::apply(&mut table, options.profile, found);
     overrides::set(sources, &mut table, options.set, found);
     overrides::matrix(sources, &mut table, options.matrix, found);

@@ -2,7 +2,8 @@
 //!
 //! Tables are merged key by key, at every depth; anything else replaces what was there, lists included. A table that
 //! names another variant (its `name` or `kind` differs) replaces the old one as a whole: `method = { name = "full" }`
-//! over `method = { name = "galore", rank = 64 }` leaves no `rank` behind.
+//! over `method = { name = "galore", rank = 64 }` leaves no `rank` behind. An axis of a `matrix` is replaced as a whole,
+//! since two rules do not mix: `{ count = 1 }` over `{ from = 1, to = 9 }`.
 
 use std::collections::HashMap;
 
@@ -33,6 +34,12 @@ pub(super) fn merge(base: &mut Table, over: Table) {
 fn merge_entry(old: &mut (Key, Value), key: Key, value: Value) {
     old.0 = key;
     match (&mut old.1.kind, value.kind) {
+        (ValueKind::Table(base), ValueKind::Table(over)) if old.0.name == "matrix" => {
+            for (key, value) in over.entries {
+                set(base, std::slice::from_ref(&key), value);
+            }
+            old.1.span = value.span;
+        }
         (ValueKind::Table(base), ValueKind::Table(over)) if !other_variant(base, &over) => {
             merge(base, over);
             old.1.span = value.span;
@@ -121,6 +128,11 @@ mod tests {
         insta::assert_snapshot!(merged("m = { name = 'galore', rank = 4 }", "m = { name = 'full' }"), @r#"m = {name = the text "full"}"#);
         insta::assert_snapshot!(merged("m = { name = 'galore', rank = 4 }", "m = { name = 'galore', lr = 1 }"), @r#"m = {name = the text "galore", rank = the whole number 4, lr = the whole number 1}"#);
         insta::assert_snapshot!(merged("m = { name = 'galore', rank = 4 }", "m.rank = 8"), @r#"m = {name = the text "galore", rank = the whole number 8}"#);
+    }
+
+    #[test]
+    fn an_axis_of_a_matrix_is_replaced() {
+        insta::assert_snapshot!(merged("matrix = { a = { count = 3 }, b = [1] }", "matrix.a = { from = 1, to = 2 }"), @"matrix = {a = {from = the whole number 1, to = the whole number 2}, b = [1]}");
     }
 
     #[test]

@@ -1,5 +1,38 @@
 //! From text to [`Manifest`]: typed, spanned, and ignorant of what stages do.
 //!
+//! ```toml
+//! sepia = 1                         # manifest format
+//! extends = "base.toml"             # or a list; this manifest is laid over them
+//! name = "quickstart"               # the file's stem if left out
+//! seed = 0
+//! device = "auto"                   # auto, cpu, cuda, cuda:N
+//! dtype = "f32"                     # f32, bf16, f16
+//!
+//! [params]                          # used as "${params.steps}"
+//! steps = 300
+//!
+//! [defaults.pretrain]               # below every stage of the kind
+//! weight_decay = 0.1
+//!
+//! [profile.smoke]                   # over everything, when chosen
+//! params.steps = 5
+//!
+//! [stages.train]
+//! kind = "pretrain"
+//! inputs = { data = "corpus" }      # port = "stage", "stage.port", "stage[label]", or a list of these
+//! resources = { threads = 2, memory = "4 GiB", device = 1 }
+//! retries = 1
+//! timeout = "2h"
+//! priority = 10
+//! checkpoint_every = "5m"
+//! max_steps = "${params.steps}"     # all other keys are parameters and knobs of the kind
+//! matrix = { lr = [0.001, 0.003], seed = { count = 5 } }
+//! ```
+//!
+//! The passes, each in a file of its own and in this order: `extends`, `profile`, `overrides` (`--set`, `--matrix`),
+//! `params`, `defaults`, then `read` and `stage` take the tables apart, and `sweep` makes cells of stages. What sweeps
+//! and references mean is said in `sweep`.
+//!
 //! This phase knows the reserved keys of a manifest and of a stage table. What is left in a stage table are parameters
 //! and knobs, which only the registry can judge: that is the next phase, [`plan`](crate::plan).
 
@@ -12,6 +45,7 @@ mod overrides;
 mod params;
 mod profile;
 mod read;
+mod resolved;
 mod stage;
 mod sweep;
 mod units;

@@ -16,7 +16,7 @@ pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], foun
             && stages.name == "stages"
             && !param.is_empty()
         {
-            unsweep(table, &stage.name, param);
+            unsweep(table, &stage.name, param, false);
         }
         // Through `merge`, so that a table does what a table in a profile does.
         let over = path.into_iter().rev().fold(value, |value, key| {
@@ -43,7 +43,7 @@ pub(super) fn matrix(sources: &mut Sources, table: &mut Table, all: &[String], f
             found.push(error.label(stage.span, "").help("write --matrix STAGE.PARAMETER=[VALUE, VALUE]"));
             continue;
         }
-        unsweep(table, &stage.name, param);
+        unsweep(table, &stage.name, param, true);
         let key = |name: &str| Key { name: name.to_owned(), span: stage.span };
         let axis = Key { name: dotted(param), span: param.first().map_or(stage.span, |key| key.span) };
         merge::set(table, &[key("stages"), stage.clone(), key("matrix"), axis], value);
@@ -55,8 +55,9 @@ fn dotted(path: &[Key]) -> String {
     names.join(".")
 }
 
-/// Removes the axis over a parameter from a stage's matrix, if there is one.
-fn unsweep(table: &mut Table, stage: &str, param: &[Key]) {
+/// Removes the axis over a parameter from a stage's matrix, if there is one. To be replaced, an axis that is one key
+/// stays where it is.
+fn unsweep(table: &mut Table, stage: &str, param: &[Key], replace: bool) {
     let mut at = Some(table);
     for name in ["stages", stage, "matrix"] {
         at = at.and_then(|table| table.entries.iter_mut().find(|(key, _)| key.name == name)).and_then(|(_, value)| {
@@ -66,9 +67,25 @@ fn unsweep(table: &mut Table, stage: &str, param: &[Key]) {
             }
         });
     }
-    if let Some(matrix) = at {
-        let name = dotted(param);
-        matrix.entries.retain(|(key, _)| key.name != name);
+    if let Some(matrix) = at.filter(|matrix| !replace || matrix.get(&dotted(param)).is_none()) {
+        remove_axis(matrix, param);
+    }
+}
+
+/// An axis over `m.rank` is written `"m.rank"`, or as a table `m` with `rank` in it.
+fn remove_axis(matrix: &mut Table, param: &[Key]) {
+    let name = dotted(param);
+    matrix.entries.retain(|(key, _)| key.name != name);
+    for length in 1..param.len() {
+        let (outer, inner) = param.split_at(length);
+        let outer = dotted(outer);
+        for (key, value) in &mut matrix.entries {
+            if let ValueKind::Table(table) = &mut value.kind
+                && key.name == outer
+            {
+                remove_axis(table, inner);
+            }
+        }
     }
 }
 

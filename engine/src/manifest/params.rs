@@ -20,6 +20,11 @@ const MAX_DEPTH: usize = 32;
 /// Values, and bytes of text, that interpolation may make altogether.
 const MAX_MADE: usize = 1_000_000;
 
+/// Text as it must be written so that nothing of it is filled in.
+pub(super) fn escape(text: &str) -> std::borrow::Cow<'_, str> {
+    text::escape(text)
+}
+
 /// Takes `[params]` out of the table and fills it in everywhere else. Returns the places that could not be filled in.
 pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) -> Vec<Span> {
     let empty = Table::default();

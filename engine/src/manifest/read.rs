@@ -9,13 +9,8 @@ use crate::value::{Key, Span, Table, Value, ValueKind};
 const KNOWN: [&str; 10] =
     ["sepia", "extends", "name", "seed", "device", "dtype", "params", "defaults", "profile", "stages"];
 
-/// Reads the top-level table; errors and warnings go into `found`. `None` where nothing can be made of it.
-pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Diagnostic>) -> Option<Manifest> {
-    if table.entries.is_empty() {
-        let error = Diagnostic::error("manifest::empty", "the manifest is empty").label(Span { end: 0, ..whole }, "");
-        found.push(error.help("`sepia new NAME` writes a manifest to start from"));
-        return None;
-    }
+/// Reads the top-level table; errors and warnings go into `found`.
+pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Diagnostic>) -> Manifest {
     let mut manifest = Manifest { name: stem.to_owned(), seed: 0, device: None, dtype: None, stages: Vec::new() };
     let mut has_stages = false;
     for (key, value) in table.entries {
@@ -41,7 +36,7 @@ pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Di
         let error = Diagnostic::error("manifest::no-stages", "the manifest has no stages").label(end, "");
         found.push(error.help("add one: [stages.NAME] with kind = \"...\"; `sepia stages` lists the kinds"));
     }
-    Some(manifest)
+    manifest
 }
 
 /// Whether the table is of a format that can be read; says what is wrong where it is not.

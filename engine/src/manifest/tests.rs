@@ -288,10 +288,19 @@ fn nothing_to_run_is_an_error() {
     ");
     insta::assert_snapshot!(errors("name = \"x\"\n"), @r#"
     error[manifest::no-stages]: the manifest has no stages
-     --> m.toml:2:1
+     --> m.toml:1:1
       |
-    2 |
+    1 |
       | ^
+      |
+      = help: add one: [stages.NAME] with kind = "..."; `sepia stages` lists the kinds
+    "#);
+    insta::assert_snapshot!(errors("[profile.a]"), @r#"
+    error[manifest::no-stages]: the manifest has no stages
+     --> m.toml:1:12
+      |
+    1 | [profile.a]
+      |            ^
       |
       = help: add one: [stages.NAME] with kind = "..."; `sepia stages` lists the kinds
     "#);

@@ -273,6 +273,50 @@ fn setting_a_swept_parameter_ends_the_sweep_over_it() {
 }
 
 #[test]
+fn a_matrix_can_come_from_the_command_line() {
+    let text = "[stages.a]\nkind = 'b'\nx = 0\n[stages.a.matrix]\nlr = [1, 2]\nm.rank = [4, 8]\nm.alpha = [1]\n";
+    let nodes = |matrix: &[&str], set: &[&str]| {
+        let (matrix, set, mut sources) = (owned(matrix), owned(set), Sources::default());
+        let options = Load { matrix: &matrix, set: &set, ..Load::default() };
+        match Manifest::load(&mut sources, "m.toml", text, &options) {
+            Ok((manifest, _)) => manifest.stages.iter().map(|stage| stage.name.name.clone() + "\n").collect(),
+            Err(errors) => render(&errors, &sources, false),
+        }
+    };
+    insta::assert_snapshot!(nodes(&["a.lr=[3]", "stages.a.m.rank=[16]", "a.x={ count = 2 }"], &[]), @"
+    a[lr=3,alpha=1,rank=16,x=0]
+    a[lr=3,alpha=1,rank=16,x=1]
+    ");
+    insta::assert_snapshot!(nodes(&[], &["stages.a.m.rank=5", "stages.a.lr=5"]), @"a[alpha=1]");
+    insta::assert_snapshot!(nodes(&["a=[3]", "b.x=[1]", "a.lr=text"], &[]), @r#"
+    error[manifest::option]: `a=[3]` names no parameter
+     --> --matrix:1:1
+      |
+    1 | a=[3]
+      | ^
+      |
+      = help: write --matrix STAGE.PARAMETER=[VALUE, VALUE]
+
+    error[manifest::missing-kind]: the stage `b` does not say its kind
+     --> --matrix:1:1
+      |
+    1 | b.x=[1]
+      | ^
+      |
+      = help: add kind = "..."; `sepia stages` lists the kinds
+      = help: or did you mean the stage `a`?
+
+    error[manifest::matrix]: the axis `lr`: expected a list, found the text "text"
+     --> --matrix:1:6
+      |
+    1 | a.lr=text
+      |      ^^^^
+      |
+      = help: write a list, [1, 2], or a rule, { linspace = [0, 1, 5] }
+    "#);
+}
+
+#[test]
 fn interpolation_keeps_the_type_of_a_whole_value() {
     let text = r#"
 [params]

@@ -11,6 +11,9 @@ const MAX_STEPS: usize = 50_000_000;
 /// Steps for one wire, which is a text of its own.
 pub(super) const WIRE: usize = 25;
 
+/// Steps for one value of a rule, which gets a label and a setting of its own.
+pub(super) const VALUE: usize = 120;
+
 /// What is left.
 #[derive(Debug)]
 pub(super) struct Budget {

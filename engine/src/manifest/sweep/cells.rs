@@ -56,7 +56,7 @@ pub(super) fn own(stage: &Key, sweep: Sweep, budget: &mut Budget, found: &mut Ve
     let includes = sweep.include.and_then(|(key, value)| tables(&key, value, found));
     let mut own = Own { axes: axes?, ..Own::default() };
     let size = check_size(stage, &own.axes, found)?;
-    budget.spend(size * (1 + own.axes.len()), stage, found)?;
+    budget.spend(size * (10 + own.axes.len()), stage, found)?;
     // Labels are needed to select by; those of values that `include` brings follow below.
     axis::label_all(&mut own.axes, found);
     if swept {

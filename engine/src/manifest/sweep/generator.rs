@@ -1,7 +1,7 @@
 //! The values of an axis: a list, or a rule that makes one.
 
 use super::MAX_NODES;
-use super::budget::Budget;
+use super::budget::{Budget, VALUE};
 use crate::diagnostic::Diagnostic;
 use crate::manifest::field;
 use crate::value::{Key, Table, Value, ValueKind};
@@ -39,7 +39,7 @@ pub(super) fn values(key: &Key, value: Value, budget: &mut Budget, found: &mut V
     };
     match kinds {
         Ok((count, make)) => {
-            budget.spend(count, key, found)?;
+            budget.spend(count.saturating_mul(VALUE), key, found)?;
             Some((0..count).map(|index| Value { span, kind: make.at(index) }).collect())
         }
         Err((message, help)) => {
