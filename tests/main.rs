@@ -13,5 +13,6 @@ mod failures;
 mod incremental;
 mod interrupts;
 mod quickstart;
+mod random_graphs;
 mod sharing_a_store;
 mod support;

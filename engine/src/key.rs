@@ -57,6 +57,7 @@ pub struct KeyInputs {
     /// Version of the kind.
     pub version: u32,
     /// Canonical parameters, external files replaced by their content.
+    #[serde(with = "shared")]
     pub params: Arc<Value>,
     /// Seed, for kinds that use one.
     pub seed: Option<u64>,
@@ -66,6 +67,22 @@ pub struct KeyInputs {
     pub device: Option<String>,
     /// Floating-point type, likewise.
     pub dtype: Option<String>,
+}
+
+/// A shared value is written as the value. (serde's own feature for this would be turned on for every crate of a build.)
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(value: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>, D::Error> {
+        Value::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 impl KeyInputs {

@@ -99,6 +99,9 @@ pub(super) struct Chosen {
     pub(super) source: Source,
     /// Stages to run, with all they need: names, or globs like `train*` [default: all].
     pub(super) targets: Vec<String>,
+    /// Run the targets with all they need. This is the default; the flag says so in scripts.
+    #[arg(long, conflicts_with = "only")]
+    pub(super) upstream: bool,
     /// Also run everything that depends on the targets.
     #[arg(long)]
     pub(super) downstream: bool,

@@ -1,6 +1,6 @@
 //! `sepia explain`.
 
-use sepia_cache::{Digest, Store};
+use sepia_cache::{Digest, Record, Store};
 use serde_json::json;
 
 use super::{
@@ -11,7 +11,9 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     exec::{Forecast, KeyError, Reason, forecast, reason},
+    graph::NodeId,
     key::{FieldChange, KeyInputs},
+    plan::Plan,
     stage::Registry,
 };
 
@@ -20,8 +22,21 @@ struct Explained {
     what: String,
     state: &'static str,
     reason: Option<Reason>,
+    /// For each input that changed: the stage that made what it is now, and why that ran.
+    upstream: Vec<Explained>,
     /// Stages whose results decide it, when they are not known yet.
     undecided: Vec<String>,
+}
+
+/// How far upstream an explanation goes.
+const DEPTH: usize = 8;
+/// How many inputs of one stage it follows.
+const SHOWN: usize = 5;
+
+impl Explained {
+    fn new(what: String, state: &'static str) -> Self {
+        Self { what, state, reason: None, upstream: Vec::new(), undecided: Vec::new() }
+    }
 }
 
 pub(super) fn explain(registry: Registry, global: &Global, args: &args::Explain) -> Result<Exit, Failure> {
@@ -30,12 +45,21 @@ pub(super) fn explain(registry: Registry, global: &Global, args: &args::Explain)
         None => after(global, &args.what)?,
     };
     match args.format {
-        Format::Text => output::data(&text(&explained)),
-        Format::Json => output::json(&json!({
-            "format": 1, "what": explained.what, "state": explained.state, "why": explained.reason, "depends_on": explained.undecided,
-        })),
+        Format::Text => output::data(&text(&explained, "")),
+        Format::Json => output::json(&as_json(&explained)),
     }
     Ok(Exit::Fine)
+}
+
+fn as_json(explained: &Explained) -> serde_json::Value {
+    json!({
+        "format": 1,
+        "what": explained.what,
+        "state": explained.state,
+        "why": explained.reason,
+        "upstream": explained.upstream.iter().map(as_json).collect::<Vec<_>>(),
+        "depends_on": explained.undecided,
+    })
 }
 
 /// Why a stage of a manifest would run now.
@@ -61,25 +85,36 @@ fn before(
         KeyError::Store(error) => Failure::from(error),
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
     })?;
+    explain_forecast(&store, plan, &forecasts, id, DEPTH)
+}
+
+fn explain_forecast(
+    store: &Store,
+    plan: &Plan,
+    forecasts: &[Forecast],
+    id: NodeId,
+    depth: usize,
+) -> Result<Explained, Failure> {
+    let name = &plan.node(id).name;
     Ok(match &forecasts[id.index()] {
-        Forecast::Cached(key) => {
-            Explained { what: format!("{name} ({key})"), state: "cached", reason: None, undecided: Vec::new() }
+        Forecast::Cached(key) => Explained::new(format!("{name} ({key})"), "cached"),
+        Forecast::Run(key, inputs) => {
+            let why = reason(store, name, inputs, None)?;
+            let upstream = explain_inputs(store, &why, depth)?;
+            Explained { reason: Some(why), upstream, ..Explained::new(format!("{name} ({key})"), "run") }
         }
-        Forecast::Run(key, inputs) => Explained {
-            what: format!("{name} ({key})"),
-            state: "run",
-            reason: Some(reason(&store, name, inputs, None)?),
-            undecided: Vec::new(),
-        },
-        Forecast::Unknown(open) => Explained {
-            what: name.to_owned(),
-            state: "unknown",
-            reason: None,
-            undecided: open.iter().map(|id| plan.node(*id).name.clone()).collect(),
-        },
-        Forecast::Outside => {
-            return Err(Failure::usage("explain::unknown-stage", format!("{manifest} has no stage `{name}`")));
+        Forecast::Unknown(open) => {
+            let below = depth.saturating_sub(1);
+            let shown = if depth == 0 { 0 } else { open.len().min(SHOWN) };
+            let upstream = open[..shown].iter().map(|id| explain_forecast(store, plan, forecasts, *id, below));
+            let undecided = open.iter().map(|id| plan.node(*id).name.clone()).collect();
+            Explained {
+                upstream: upstream.collect::<Result<_, _>>()?,
+                undecided,
+                ..Explained::new(name.clone(), "unknown")
+            }
         }
+        Forecast::Outside => Explained::new(name.clone(), "outside"),
     })
 }
 
@@ -94,16 +129,39 @@ fn after(global: &Global, what: &str) -> Result<Explained, Failure> {
         return Err(Failure::usage("explain::not-found", format!("no stage and no key `{what}` has run here"))
             .help("`sepia explain STAGE --manifest FILE` says why a stage of a manifest would run"));
     };
+    explain_record(&store, &record, DEPTH)
+}
+
+fn explain_record(store: &Store, record: &Record, depth: usize) -> Result<Explained, Failure> {
+    let what = format!("{} of run {} ({})", record.node, record.run, record.key);
     let inputs: KeyInputs = serde_json::from_value(record.key_inputs.clone()).map_err(|error| {
-        Failure::usage("explain::unreadable", format!("the record of `{what}` cannot be read: {error}"))
+        Failure::usage("explain::unreadable", format!("the record of {what} cannot be read: {error}"))
     })?;
-    let why = reason(&store, &record.node, &inputs, Some(record.started_at))?;
-    Ok(Explained {
-        what: format!("{} of run {} ({})", record.node, record.run, record.key),
-        state: "ran",
-        reason: Some(why),
-        undecided: Vec::new(),
-    })
+    let why = reason(store, &record.node, &inputs, Some(record.started_at))?;
+    let upstream = explain_inputs(store, &why, depth)?;
+    Ok(Explained { reason: Some(why), upstream, ..Explained::new(what, "ran") })
+}
+
+/// For each input whose content changed, why the stage that made the new content ran.
+fn explain_inputs(store: &Store, why: &Reason, depth: usize) -> Result<Vec<Explained>, Failure> {
+    let Reason::Changed { changes, .. } = why else { return Ok(Vec::new()) };
+    if depth == 0 {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for change in changes.iter().filter(|change| change.field.starts_with("inputs.")) {
+        let before = change.before.as_ref().and_then(|value| value.as_array());
+        let after = change.after.iter().filter_map(|value| value.as_array()).flatten();
+        let new = after.filter(|digest| before.is_none_or(|before| !before.contains(digest)));
+        for digest in new.filter_map(|digest| digest.as_str()?.parse::<Digest>().ok()).take(SHOWN) {
+            // The oldest: the execution that first made these bytes.
+            let Some((id, _)) = store.records_of(&digest)?.pop() else { continue };
+            if let Some(record) = store.record(&id)? {
+                found.push(explain_record(store, &record, depth - 1)?);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn find(store: &Store, what: &str) -> Result<Option<sepia_cache::RecordId>, Failure> {
@@ -118,35 +176,37 @@ fn find(store: &Store, what: &str) -> Result<Option<sepia_cache::RecordId>, Fail
     Ok(store.records_by_key(&key)?.first().copied())
 }
 
-fn text(explained: &Explained) -> String {
+fn text(explained: &Explained, indent: &str) -> String {
+    let what = &explained.what;
     let mut out = match explained.state {
-        "cached" => format!("{} is in the store: it would not run\n", explained.what),
-        "run" => format!("{} would run\n", explained.what),
-        "ran" => format!("{} ran\n", explained.what),
+        "cached" => format!("{indent}{what} is in the store: it would not run\n"),
+        "run" => format!("{indent}{what} would run\n"),
+        "ran" => format!("{indent}{what} ran\n"),
         _ => format!(
-            "{} depends on what {} makes: if that is the same as before, it will not run\n",
-            explained.what,
+            "{indent}{what} depends on what {} makes: if that is the same as before, it will not run\n",
             explained.undecided.join(", ")
         ),
     };
     match &explained.reason {
         Some(Reason::Changed { compared_with, changes }) => {
-            out.push_str(&format!("compared with {compared_with}, these differ:\n"));
+            out.push_str(&format!("{indent}compared with {compared_with}, these differ:\n"));
             for change in changes {
-                out.push_str(&change_lines(change));
+                out.push_str(&format!("{indent}{}", change_line(change)));
             }
         }
-        Some(other) => out.push_str(&format!("because {}\n", other.summary())),
+        Some(other) => out.push_str(&format!("{indent}because {}\n", other.summary())),
         None => {}
     }
+    let deeper = format!("{indent}  ");
+    explained.upstream.iter().for_each(|upstream| out.push_str(&text(upstream, &deeper)));
     out
 }
 
-fn change_lines(change: &FieldChange) -> String {
+fn change_line(change: &FieldChange) -> String {
     let side = |value: &Option<serde_json::Value>| value.as_ref().map_or_else(|| "(not there)".to_owned(), short);
     let note = match change.field.as_str() {
         "version" => "   the code of this stage kind changed",
-        field if field.starts_with("inputs.") => "   an upstream output changed: explain that stage",
+        field if field.starts_with("inputs.") => "   an upstream output changed, see below",
         field if field.contains("$content") => "   an input file changed",
         _ => "",
     };
