@@ -47,7 +47,7 @@ pub fn value_diagnostic(error: &ValueError, path: &str) -> Diagnostic {
         ValueErrorKind::WrongType { found, expected } => {
             Diagnostic::error("manifest::wrong-type", format!("{of}expected {expected}, found {found}"))
                 .label(error.span, format!("expected {expected}"))
-                .help_maybe(other_spelling(found, expected))
+                .help(other_spelling(found, expected))
         }
         ValueErrorKind::Other(message) => {
             Diagnostic::error("manifest::wrong-value", format!("{of}{message}")).label(error.span, "")
@@ -55,18 +55,29 @@ pub fn value_diagnostic(error: &ValueError, path: &str) -> Diagnostic {
     }
 }
 
-/// A number or flag in quotes, a fraction that is none: what to write instead.
-fn other_spelling(found: &str, expected: &str) -> Option<String> {
+/// What to write instead.
+fn other_spelling(found: &str, expected: &str) -> String {
     let numeric = expected.contains("number") || expected.contains("`true`");
-    if let Some(quoted) = found.strip_prefix("the text \"").and_then(|rest| rest.strip_suffix('"')) {
-        let plain = quoted.parse::<f64>().is_ok() || quoted == "true" || quoted == "false";
-        return (numeric && plain).then(|| format!("write it without quotes: {quoted}"));
+    let quoted = found.strip_prefix("the text \"").and_then(|rest| rest.strip_suffix('"'));
+    if let Some(quoted) = quoted.filter(|text| numeric && (text.parse::<f64>().is_ok() || is_flag(text))) {
+        return format!("write it without quotes: {quoted}");
     }
-    let number = found.strip_prefix("the number ")?;
-    if let Some(whole) = number.strip_suffix(".0").filter(|_| expected.contains("whole number")) {
-        return Some(format!("write it without the fraction: {whole}"));
+    let fraction = found.strip_prefix("the number ").and_then(|number| number.strip_suffix(".0"));
+    if let Some(whole) = fraction.filter(|_| expected.contains("whole number")) {
+        return format!("write it without the fraction: {whole}");
     }
-    None
+    let plain = found.trim_start_matches("the whole number ").trim_start_matches("the number ").trim_matches('`');
+    match expected {
+        "text" if plain.parse::<f64>().is_ok() || is_flag(plain) => format!("write it in quotes: \"{plain}\""),
+        "text" => "text stands in quotes: \"...\"".to_owned(),
+        "a table" => "a table is { key = value, ... }, or has a header of its own: [...]".to_owned(),
+        "a list" => "a list is [ value, ... ]".to_owned(),
+        _ => format!("write {expected}"),
+    }
+}
+
+fn is_flag(text: &str) -> bool {
+    text == "true" || text == "false"
 }
 
 /// Names that are searched for one that was meant: a manifest can have 10,000, and as many errors.
@@ -113,15 +124,16 @@ pub(super) fn decode<T: DeserializeOwned>(key: &Key, value: &Value, found: &mut 
     value.decode().map_err(|error| found.push(value_diagnostic(&error, &key.name))).ok()
 }
 
-/// A field that is read by a function of its own.
+/// A field that is read by a function of its own, with an example of how to write it.
 pub(super) fn read<T>(
     key: &Key,
     value: &Value,
     reader: fn(&Value) -> Result<T, String>,
+    example: &str,
     found: &mut Vec<Diagnostic>,
 ) -> Option<T> {
     let error = |message| value_diagnostic(&ValueError::new(value.span, message), &key.name);
-    reader(value).map_err(|message| found.push(error(message))).ok()
+    reader(value).map_err(|message| found.push(error(message).help(format!("for example: {example}")))).ok()
 }
 
 /// Text with its place.

@@ -162,7 +162,7 @@ impl StageDecl {
 pub struct InputDecl {
     /// The port.
     pub port: Key,
-    /// The references, `stage` or `stage.port`.
+    /// The nodes it comes from, in order, `node` or `node.port`: see [`Word::reference`].
     pub from: Vec<Word>,
 }
 

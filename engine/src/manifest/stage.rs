@@ -82,8 +82,10 @@ pub(super) fn entry(stage: &mut StageDecl, key: Key, value: Value, found: &mut V
         "dtype" => stage.dtype = dtype(&key, &value, found),
         "resources" => stage.resources = resources(&key, &value, found),
         "retries" => stage.retries = field::decode(&key, &value, found).unwrap_or_default(),
-        "timeout" => stage.timeout = field::read(&key, &value, units::seconds, found),
-        "checkpoint_every" => stage.checkpoint_every = field::read(&key, &value, units::seconds, found),
+        "timeout" => stage.timeout = field::read(&key, &value, units::seconds, "timeout = \"2h\"", found),
+        "checkpoint_every" => {
+            stage.checkpoint_every = field::read(&key, &value, units::seconds, "checkpoint_every = \"5m\"", found);
+        }
         "priority" => stage.priority = field::decode(&key, &value, found).unwrap_or_default(),
         _ => stage.rest.entries.push((key, value)),
     }
@@ -167,7 +169,7 @@ fn resources(key: &Key, value: &Value, found: &mut Vec<Diagnostic>) -> Resources
             "threads" => {
                 resources.threads = field::decode::<std::num::NonZero<usize>>(&path, value, found).map(Into::into);
             }
-            "memory" => resources.memory = field::read(&path, value, units::bytes, found),
+            "memory" => resources.memory = field::read(&path, value, units::bytes, "memory = \"4 GiB\"", found),
             "device" => resources.device = field::decode(&path, value, found),
             _ => {
                 let message = format!("unknown field `{}` in `resources`", inner.name);

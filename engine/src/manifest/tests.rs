@@ -124,6 +124,8 @@ eval = "x"
       |
     3 | seed = -1
       |        ^^ expected a whole number of 0 or more
+      |
+      = help: write a whole number of 0 or more
 
     error[manifest::unknown-value]: `device`: there is no device `gpu`
      --> m.toml:4:10
@@ -210,18 +212,24 @@ eval = "x"
        |
     16 | resources = { thread = 2, memory = "4 Gigs", threads = 0 }
        |                                    ^^^^^^^^
+       |
+       = help: for example: memory = "4 GiB"
 
     error[manifest::wrong-type]: `resources.threads`: expected a whole number other than 0, found the whole number 0
       --> m.toml:16:56
        |
     16 | resources = { thread = 2, memory = "4 Gigs", threads = 0 }
        |                                                        ^ expected a whole number other than 0
+       |
+       = help: write a whole number other than 0
 
     error[manifest::wrong-value]: `timeout`: expected a duration such as "90s", "1h 30m" or "2 days", or seconds as a number, found the text "2"
       --> m.toml:17:11
        |
     17 | timeout = "2"
        |           ^^^
+       |
+       = help: for example: timeout = "2h"
 
     error[manifest::wrong-type]: `retries`: expected a whole number from 0 to 4294967295, found the number 1.0
       --> m.toml:18:11
@@ -244,12 +252,16 @@ eval = "x"
        |
     21 | kind = 3
        |        ^ expected text
+       |
+       = help: write it in quotes: "3"
 
     error[manifest::wrong-type]: `stages.eval`: expected a table, found the text "x"
       --> m.toml:24:8
        |
     24 | eval = "x"
        |        ^^^ expected a table
+       |
+       = help: a table is { key = value, ... }, or has a header of its own: [...]
     "#);
 }
 
@@ -319,6 +331,8 @@ fn nothing_to_run_is_an_error() {
       |
     1 | stages = 3
       |          ^ expected a table
+      |
+      = help: a table is { key = value, ... }, or has a header of its own: [...]
     ");
 }
 

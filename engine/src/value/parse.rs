@@ -17,7 +17,7 @@ mod tests;
 use std::ops::Range;
 
 use toml_parser::decoder::ScalarKind;
-use toml_parser::parser::{Event, RecursionGuard, ValidateWhitespace, parse_document};
+use toml_parser::parser::{Event, EventKind, RecursionGuard, ValidateWhitespace, parse_document};
 use toml_parser::{ParseError, Source};
 
 use super::{Span, Table, Value, ValueKind};
@@ -39,11 +39,18 @@ pub fn parse_toml(source: u16, text: &str) -> Result<Table, Vec<Diagnostic>> {
     }
     let mut reader = Reader { source: Source::new(text), number: source, text, errors: Vec::new(), unshown: 0 };
     let tokens = reader.source.lex().into_vec();
-    let mut events: Vec<Event> = Vec::with_capacity(tokens.len());
+    let mut events: Vec<Event> = Vec::with_capacity(tokens.len() / 2);
     {
         let toml = reader.source;
+        // Half of all events say nothing about the tree.
+        let mut keep = |event: Event| {
+            use EventKind::{Comment, KeySep, ValueSep, Whitespace};
+            if !matches!(event.kind(), Comment | KeySep | ValueSep | Whitespace) {
+                events.push(event);
+            }
+        };
         let mut sink = |error: ParseError| reader.syntax(&error);
-        let mut checked = ValidateWhitespace::new(&mut events, toml);
+        let mut checked = ValidateWhitespace::new(&mut keep, toml);
         let mut bounded = RecursionGuard::new(&mut checked, u32::try_from(MAX_DEPTH).unwrap_or(u32::MAX));
         parse_document(&tokens, &mut bounded, &mut sink);
     }

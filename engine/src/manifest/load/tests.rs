@@ -99,6 +99,8 @@ fn what_cannot_be_extended_is_an_error() {
       |
     1 | extends = ["../base.toml", 3]
       |                            ^ expected text
+      |
+      = help: write it in quotes: "3"
     "#);
     insta::assert_snapshot!(load("extends = \"broken.toml\"", None, &[]), @r#"
     error[manifest::syntax]: this is not valid TOML: string values must be quoted, expected literal string
@@ -182,6 +184,8 @@ fn a_profile_is_laid_over_the_manifest_when_chosen() {
       |
     4 | x = 3
       |     ^ expected a table
+      |
+      = help: a table is { key = value, ... }, or has a header of its own: [...]
 
     error[manifest::profile]: a profile cannot change `extends`
      --> manifests/m.toml:5:3
@@ -233,6 +237,8 @@ fn the_command_line_has_the_last_word() {
       |
     1 | seed=x
       |      ^ expected a whole number of 0 or more
+      |
+      = help: write a whole number of 0 or more
 
     error[manifest::option]: `--set` expects KEY=VALUE, found `lr`
      --> --set:1:1
@@ -492,6 +498,8 @@ kind = "evaluate"
       |
     2 | a = 3
       |     ^ expected a table
+      |
+      = help: a table is { key = value, ... }, or has a header of its own: [...]
 
     error[manifest::defaults]: defaults cannot set `kind`: they are chosen by it
      --> manifests/m.toml:3:7

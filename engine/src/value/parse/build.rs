@@ -1,4 +1,5 @@
-//! From the parser's events to tables. What the parser has reported as wrong is passed over here.
+//! From the parser's events to tables, without those for white space, comments and separators. What the parser has
+//! reported as wrong is passed over here.
 
 use toml_parser::parser::{Event, EventKind};
 
@@ -49,7 +50,7 @@ impl<'a> Builder<'a, '_, '_> {
         let mut span = open.span();
         while let Some(kind) = self.peek() {
             match kind {
-                EventKind::SimpleKey | EventKind::KeySep | EventKind::Whitespace | EventKind::Error => {
+                EventKind::SimpleKey | EventKind::Error => {
                     if let Some(event) = self.next().filter(|event| event.kind() == EventKind::SimpleKey) {
                         path.push(self.reader.key(event));
                         span = span.append(event.span());
@@ -77,7 +78,7 @@ impl<'a> Builder<'a, '_, '_> {
                         path.push(std::mem::replace(&mut key, self.reader.key(event)));
                     }
                 }
-                EventKind::KeySep | EventKind::Whitespace | EventKind::Error => self.next += 1,
+                EventKind::Error => self.next += 1,
                 EventKind::KeyValSep => {
                     self.next += 1;
                     let depth = self.tree.depth(table) + path.len() + 1;
@@ -96,7 +97,7 @@ impl<'a> Builder<'a, '_, '_> {
     fn value(&mut self, depth: usize) -> Option<Value> {
         while let Some(kind) = self.peek() {
             match kind {
-                EventKind::Whitespace | EventKind::Newline | EventKind::Comment | EventKind::Error => self.next += 1,
+                EventKind::Newline | EventKind::Error => self.next += 1,
                 EventKind::Scalar => return self.next().map(|event| self.reader.scalar(event)),
                 EventKind::ArrayOpen | EventKind::InlineTableOpen => {
                     let open = self.next()?;
