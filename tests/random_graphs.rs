@@ -64,7 +64,8 @@ fn every_node_ends_in_one_final_state_and_no_program_outlives_the_run() {
 
         for entry in std::fs::read_dir(&pids).unwrap() {
             let pid = entry.unwrap().file_name().into_string().unwrap();
-            let alive = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("touch"));
+            let alive =
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("touch"));
             assert!(!alive, "case {case}: process {pid} outlived its run\n{err}");
         }
         let run = project.json(&["show", "--format", "json"]);
@@ -76,9 +77,13 @@ fn every_node_ends_in_one_final_state_and_no_program_outlives_the_run() {
         }
         assert_eq!(states.len() as u64, nodes, "case {case}");
         for (node, state) in &states {
-            assert!(matches!(state.as_str(), "done" | "failed" | "skipped" | "cancelled"), "case {case}: {node} is {state}");
+            assert!(
+                matches!(state.as_str(), "done" | "failed" | "skipped" | "cancelled"),
+                "case {case}: {node} is {state}"
+            );
         }
-        let summary: u64 = ["done", "cached", "failed", "skipped"].iter().map(|name| run["counts"][name].as_u64().unwrap()).sum();
+        let summary: u64 =
+            ["done", "cached", "failed", "skipped"].iter().map(|name| run["counts"][name].as_u64().unwrap()).sum();
         assert_eq!(summary, nodes, "case {case}: {run:#}");
     }
 }

@@ -135,6 +135,10 @@ pub(super) struct Run {
 pub(super) struct Plan {
     #[command(flatten)]
     pub(super) chosen: Chosen,
+    /// Print the manifest with all that it extends, interpolates and overrides filled in: itself a manifest, with the
+    /// same keys.
+    #[arg(long)]
+    pub(super) resolved: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }

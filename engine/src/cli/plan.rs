@@ -19,6 +19,10 @@ use crate::{
 };
 
 pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Result<Exit, Failure> {
+    if args.resolved {
+        output::data(&project::resolved(&args.chosen.source.manifest, &args.chosen.source.changes)?);
+        return Ok(Exit::Fine);
+    }
     dry_run(registry, global, &args.chosen, args.format)
 }
 

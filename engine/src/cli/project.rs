@@ -27,32 +27,51 @@ pub(super) struct Project {
 
 /// Reads and resolves a manifest. Warnings are printed; errors are returned, all at once.
 pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<Project, Failure> {
-    let text = fs_err::read(path).map_err(|error| unreadable(path, &error))?;
-    let manifest_digest = Digest::of_bytes(&text);
-    let text = String::from_utf8(text).map_err(|error| {
-        Failure::usage(
-            "manifest::not-utf-8",
-            format!("{path} is not UTF-8 text: byte {}", error.utf8_error().valid_up_to()),
-        )
-    })?;
+    let text = read(path)?;
     // Absolute, because programs run elsewhere.
     let folder = absolute(folder_of(path))?;
     let mut sources = Sources::default();
-    let loader = |path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string());
-    let options =
-        Load { profile: changes.profile.as_deref(), set: &changes.set, matrix: &changes.matrix, loader: Some(&loader) };
-    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options).and_then(|(manifest, warnings)| {
-        let mut plan = Plan::resolve(manifest, registry, &folder)?;
-        plan.warnings.splice(0..0, warnings);
-        Ok(plan)
-    });
+    let resolved =
+        Manifest::load(&mut sources, path.as_str(), &text, &options(changes)).and_then(|(manifest, warnings)| {
+            let mut plan = Plan::resolve(manifest, registry, &folder)?;
+            plan.warnings.splice(0..0, warnings);
+            Ok(plan)
+        });
     match resolved {
         Ok(plan) => {
             output::warnings(&plan.warnings, &sources);
-            Ok(Project { plan, sources, manifest_digest })
+            Ok(Project { plan, sources, manifest_digest: Digest::of_bytes(text.as_bytes()) })
         }
         Err(found) => Err(Failure { exit: Exit::Usage, found, sources }),
     }
+}
+
+/// A manifest as one text that stands alone: what it extends and what the command line changes filled in.
+pub(super) fn resolved(path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
+    let text = read(path)?;
+    let mut sources = Sources::default();
+    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes)).map_err(|found| Failure {
+        exit: Exit::Usage,
+        found,
+        sources,
+    })
+}
+
+fn options(changes: &Changes) -> Load<'_> {
+    Load {
+        profile: changes.profile.as_deref(),
+        set: &changes.set,
+        matrix: &changes.matrix,
+        loader: Some(&|path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string())),
+    }
+}
+
+fn read(path: &Utf8Path) -> Result<String, Failure> {
+    let bytes = fs_err::read(path).map_err(|error| unreadable(path, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::usage("manifest::not-utf-8", format!("{path} is not UTF-8 text: byte {at}"))
+    })
 }
 
 fn unreadable(path: &Utf8Path, error: &std::io::Error) -> Failure {

@@ -130,7 +130,7 @@ impl FileCheck {
                             other => format!("cannot be read: {other}"),
                         };
                         found.push(
-                            Diagnostic::error("plan::missing-file", format!("`{}`: `{written}` {why}", decl.name.name))
+                            Diagnostic::error("plan::missing-file", format!("`{}`: `{written}` {why}", decl.origin))
                                 .label(place_of(decl, &file.param), format!("looked for {path}"))
                                 .help(nearby(&path)),
                         );

@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
     manifest::{Manifest, StageDecl},
     stage::{Check, Facts, Registry},
@@ -86,7 +86,7 @@ impl Plan {
                 Some(Node::new(manifest.seed, Arc::clone(decl), kind, resolved, device, wiring.take(id)));
         }
         found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
-        found.dedup();
+        dedupe(&mut found);
         let errors = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let nodes: Option<Vec<Node>> = nodes.into_iter().collect();
         match (graph, nodes) {

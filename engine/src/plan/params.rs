@@ -95,7 +95,7 @@ fn value_error(decl: &StageDecl, error: &ValueError) -> Diagnostic {
         }
         ValueErrorKind::MissingField { field } => {
             let message = if error.path.is_empty() {
-                format!("`{}` needs `{field}`", decl.name.name)
+                format!("`{}` needs `{field}`", decl.origin)
             } else {
                 format!("{name} needs `{field}`")
             };
@@ -136,7 +136,7 @@ fn unknown_field<'a>(
 /// Turns what a stage's own check found into diagnostics at the manifest's lines.
 pub(super) fn report_problems(decl: &StageDecl, problems: Vec<Problem>, found: &mut Vec<Diagnostic>) {
     for problem in problems {
-        let mut error = Diagnostic::error("plan::bad-value", format!("`{}`: {}", decl.name.name, problem.message))
+        let mut error = Diagnostic::error("plan::bad-value", format!("`{}`: {}", decl.origin, problem.message))
             .label(place_of(decl, &problem.param), format!("`{}`", problem.param));
         if let Some(help) = problem.help {
             error = error.help(help);

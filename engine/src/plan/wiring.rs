@@ -157,7 +157,7 @@ impl Scope<'_> {
         let offers: Vec<&str> = offers.map(|other| other.name.name.as_str()).take(5).collect();
         let error = Diagnostic::error(
             "plan::missing-input",
-            format!("`{}` needs an input `{}`: {}", decl.name.name, port.name, port.about),
+            format!("`{}` needs an input `{}`: {}", decl.origin, port.name, port.about),
         )
         .label(decl.name.span, format!("kind `{}` cannot run without it", decl.kind.text));
         match offers.first() {
