@@ -32,7 +32,7 @@ fn invalid_manifests_are_refused_with_a_good_message() {
 fn the_shipped_schema_is_up_to_date() {
     let shipped = std::fs::read_to_string(repository().join("manifests/sepia.schema.json")).unwrap();
     let generated = Project::new().sepia(&["schema"]).out;
-    assert_eq!(shipped, generated, "run: cargo run --release -- schema > manifests/sepia.schema.json");
+    assert!(shipped == generated, "run: cargo run --release -- schema > manifests/sepia.schema.json");
     for entry in std::fs::read_dir(repository().join("manifests")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {

@@ -53,7 +53,12 @@ impl Stage for TextDataset {
             check.problem("validation", message, "0.1 keeps a tenth of the text");
         }
         // A token stands for at least one byte, so bytes bound tokens; for the byte tokenizer they are the count.
-        let bytes: u64 = check.file_sizes(&params.files).iter().map(|(_, size)| size).sum();
+        let sizes = check.file_sizes(&params.files);
+        let bytes: u64 = sizes.iter().map(|(_, size)| size).sum();
+        if bytes == 0 && !sizes.is_empty() {
+            let message = format!("there is no text: {} of 0 bytes", if sizes.len() == 1 { "a file" } else { "files" });
+            check.problem("files", message, "name a file or folder with UTF-8 text");
+        }
         if fits && bytes > 0 {
             let validation_bytes = (bytes as f64 * validation).round();
             check.state("data", "train_tokens_max", bytes as f64 - validation_bytes);
