@@ -135,6 +135,8 @@ pub struct StageContext<'a> {
     metrics: std::io::BufWriter<fs_err::File>,
     last_progress: Option<Instant>,
     last_checkpoint: Instant,
+    /// Held while this process may write checkpoints.
+    checkpoints_lock: Option<fs_err::File>,
 }
 
 const METRICS_IN_CHECKPOINT: &str = "metrics.tsv";
@@ -147,7 +149,15 @@ impl<'a> StageContext<'a> {
     /// When the metrics file cannot be created.
     pub fn new(job: Job, sink: &'a mut dyn Sink, stop: StopFlag) -> Result<Self, StageError> {
         let metrics = std::io::BufWriter::new(fs_err::File::create(&job.metrics)?);
-        Ok(Self { job, sink, stop, metrics, last_progress: None, last_checkpoint: Instant::now() })
+        Ok(Self {
+            job,
+            sink,
+            stop,
+            metrics,
+            last_progress: None,
+            last_checkpoint: Instant::now(),
+            checkpoints_lock: None,
+        })
     }
 
     /// The node's seed. For anything random take [`rng_seed`](Self::rng_seed).
@@ -265,6 +275,7 @@ impl<'a> StageContext<'a> {
     /// When the checkpoint folder cannot be read.
     pub fn resume(&mut self) -> Result<Option<(u64, Utf8PathBuf)>, StageError> {
         let Some(folder) = self.job.checkpoints.clone() else { return Ok(None) };
+        self.lock_checkpoints(&folder)?;
         let Some((step, path)) = newest_checkpoint(&folder)? else { return Ok(None) };
         let earlier = fs_err::read_to_string(path.join(METRICS_IN_CHECKPOINT))?;
         for point in parse_metrics(&earlier) {
@@ -272,6 +283,18 @@ impl<'a> StageContext<'a> {
         }
         self.sink.resumed(step);
         Ok(Some((step, path)))
+    }
+
+    /// The child of a run that was killed may still be writing its last checkpoint: it notices within moments that its
+    /// run is gone, and ends. Until then the next attempt waits here.
+    fn lock_checkpoints(&mut self, folder: &Utf8Path) -> Result<(), StageError> {
+        if self.checkpoints_lock.is_none() {
+            fs_err::create_dir_all(folder)?;
+            let file = fs_err::File::create(folder.join("lock"))?;
+            file.file().lock()?;
+            self.checkpoints_lock = Some(file);
+        }
+        Ok(())
     }
 
     /// To be called after each step: saves a checkpoint when one is due, and ends the stage if it was asked to stop.
@@ -304,6 +327,7 @@ impl<'a> StageContext<'a> {
         step: u64,
         save: impl FnOnce(&Utf8Path) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
+        self.lock_checkpoints(folder)?;
         self.metrics.flush()?;
         let unfinished = folder.join("unfinished");
         if unfinished.exists() {
