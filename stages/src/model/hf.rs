@@ -143,7 +143,10 @@ pub fn load_config(folder: &Utf8Path) -> Result<LlamaConfig, StageError> {
         Some(format!("model_type is `{}`, not `llama`", read.model_type))
     } else if read.num_key_value_heads.is_some_and(|heads| heads != read.num_attention_heads) {
         Some("grouped key-value heads are not supported".to_owned())
-    } else if config.n_head == 0 || config.d_model % config.n_head != 0 || config.head_dim() % 2 != 0 {
+    } else if config.n_head == 0
+        || !config.d_model.is_multiple_of(config.n_head)
+        || !config.head_dim().is_multiple_of(2)
+    {
         Some(format!("hidden_size {} and {} heads do not fit", config.d_model, config.n_head))
     } else if read.head_dim.is_some_and(|width| width != config.head_dim()) {
         Some("a head_dim other than hidden_size / num_attention_heads is not supported".to_owned())

@@ -117,18 +117,18 @@ pub(super) fn host<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Host 
 }
 
 /// A tensor without autodiff as contiguous f32 values on the CPU, or the tensor itself where it is something else.
+#[expect(clippy::result_large_err, reason = "the tensor goes back to a caller who has it on the stack already")]
 pub(crate) fn on_host<const D: usize>(tensor: Tensor<D>) -> Result<Host, Tensor<D>> {
     if !applies(&tensor) || tensor.is_autodiff() {
         return Err(tensor);
     }
-    tensor
-        .clone()
-        .try_into_primitive::<Flex>()
-        .map(|host| {
-            drop(tensor);
-            contiguous(host)
-        })
-        .map_err(|_| unreachable!("the tensor is on the CPU and without autodiff"))
+    match tensor.clone().try_into_primitive::<Flex>() {
+        Ok(host) => {
+            drop(tensor); // so that the values have one owner and can be changed in place
+            Ok(contiguous(host))
+        }
+        Err(_) => Err(tensor),
+    }
 }
 
 /// Back from [`on_host`].

@@ -39,7 +39,7 @@ pub fn run_training<M: MethodParams>(
 ) -> Result<(), StageError> {
     device::with_threads(ctx.threads(), || {
         let (run, model) = Run::new(params, knobs, method, ctx)?;
-        run.to_the_end(model)
+        run.train(model)
     })
 }
 
@@ -97,7 +97,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         Ok((run, model))
     }
 
-    fn to_the_end(mut self, mut model: Llama) -> Result<(), StageError> {
+    fn train(mut self, mut model: Llama) -> Result<(), StageError> {
         let mut speed = Throughput::default();
         while self.done < self.params.max_steps {
             let (loss, grad_norm);
