@@ -22,12 +22,15 @@ pub(crate) struct Recorder {
     pub(crate) stop: StopFlag,
     pub(crate) resumed: Option<u64>,
     pub(crate) checkpoints: Vec<u64>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Sink for Recorder {
     fn progress(&mut self, _: &Progress) {}
 
-    fn note(&mut self, _: &str) {}
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
 
     fn resumed(&mut self, step: u64) {
         self.resumed = Some(step);

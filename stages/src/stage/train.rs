@@ -44,3 +44,7 @@ impl<M: MethodParams> Stage for Train<M> {
         run_training(params, knobs, params.method.build(&setup).as_mut(), ctx)
     }
 }
+
+#[cfg(test)]
+#[path = "train_tests.rs"]
+mod tests;

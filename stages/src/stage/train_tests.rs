@@ -1,0 +1,131 @@
+//! Every method through the stage `train`, as a manifest starts it.
+
+use camino::Utf8PathBuf;
+use sepia_engine::stage::{Job, MetricPoint};
+
+use super::*;
+use crate::{
+    data::TokenWriter,
+    method::{AnyMethod, METHODS, ReloraParams},
+    testing::{Bench, Recorder, result},
+};
+
+/// Tokens with something to learn: each follows from the one before it, most of the time.
+fn tokens(bench: &Bench) -> Utf8PathBuf {
+    let data = bench.path("data");
+    let mut tokens = vec![1_u32];
+    for i in 1..4000_usize {
+        let next = (tokens[i - 1] * 3 + u32::from(i.is_multiple_of(7))) % 31;
+        tokens.push(next);
+    }
+    let writer = TokenWriter {
+        folder: &data,
+        vocab_size: 32,
+        train: (&tokens[..3600], 3600),
+        validation: (&tokens[3600..], 400),
+        tokenizer: "{}",
+    };
+    writer.write().unwrap();
+    data
+}
+
+fn method(name: &str) -> serde_json::Value {
+    let more = match name {
+        "full" => serde_json::json!({}),
+        "relora" => serde_json::json!({ "rank": 8, "merge_every": 3 }),
+        "galore" => serde_json::json!({ "rank": 8, "update_proj_gap": 3, "optimizer": "adam8bit" }),
+        "fira" => serde_json::json!({ "rank": 8, "update_proj_gap": 3 }),
+        "flora" => serde_json::json!({ "rank": 8, "kappa": 3 }),
+        "lora" => serde_json::json!({ "rank": 8, "dropout": 0.1 }),
+        _ => serde_json::json!({ "rank": 8 }),
+    };
+    let mut method = more;
+    method["name"] = name.into();
+    method
+}
+
+fn params<M: MethodParams>(method: serde_json::Value, more: serde_json::Value) -> TrainParams<M> {
+    let mut all = serde_json::json!({
+        "model": { "d_model": 32, "n_layer": 2, "n_head": 2 }, "method": method,
+        "max_steps": 8, "batch_size": 4, "seq_len": 16, "lr": 1e-2, "grad_accum": 2,
+    });
+    for (name, value) in more.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    serde_json::from_value(all).unwrap()
+}
+
+fn job(bench: &Bench, name: &str, data: &Utf8PathBuf, threads: usize) -> Job {
+    Job { threads, ..bench.job(name, &[("data", data)], &["model"]) }
+}
+
+fn weights(bench: &Bench, name: &str) -> Vec<u8> {
+    fs_err::read(bench.path(&format!("{name}/model/model.safetensors"))).unwrap()
+}
+
+/// All figures but those that are measured times and sizes.
+fn figures(points: &[MetricPoint]) -> Vec<&MetricPoint> {
+    points.iter().filter(|point| !["tokens_per_second", "peak_memory_bytes"].contains(&point.name.as_str())).collect()
+}
+
+#[test]
+fn every_method_gives_the_same_bytes_resumed_or_not_and_on_any_number_of_threads() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    for entry in METHODS {
+        let params: TrainParams<AnyMethod> = params(method(entry.name), serde_json::json!({}));
+        let run = |name: &str, threads, sink: &mut Recorder| {
+            Bench::run::<Train<AnyMethod>>(
+                &params,
+                job(&bench, &format!("{}-{name}", entry.name), &data, threads),
+                sink,
+            )
+        };
+        let whole = run("whole", 2, &mut Recorder::default()).unwrap();
+        for step in 1..=5 {
+            let mut stopping = Recorder::default();
+            stopping.stop.ask();
+            let error = run("parts", 2, &mut stopping).unwrap_err();
+            assert_eq!(error.to_string(), format!("stopped at step {step} as asked"));
+        }
+        let parts = run("parts", 2, &mut Recorder::default()).unwrap();
+        run("alone", 1, &mut Recorder::default()).unwrap();
+        let whole_bytes = weights(&bench, &format!("{}-whole", entry.name));
+        assert!(whole_bytes == weights(&bench, &format!("{}-parts", entry.name)), "{}: resumed", entry.name);
+        assert!(whole_bytes == weights(&bench, &format!("{}-alone", entry.name)), "{}: one thread", entry.name);
+        assert_eq!(figures(&whole), figures(&parts), "{}", entry.name);
+    }
+}
+
+#[test]
+fn pretrain_is_train_with_the_full_method() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    let any: TrainParams<AnyMethod> = params(method("full"), serde_json::json!({}));
+    Bench::run::<Train<AnyMethod>>(&any, job(&bench, "train", &data, 2), &mut Recorder::default()).unwrap();
+    let full: TrainParams = params(serde_json::json!({}), serde_json::json!({}));
+    Bench::run::<Pretrain>(&full, job(&bench, "pretrain", &data, 2), &mut Recorder::default()).unwrap();
+    assert!(weights(&bench, "train") == weights(&bench, "pretrain"));
+}
+
+#[test]
+fn relora_starts_warm_from_a_trained_model_and_goes_on_getting_better() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    let full: TrainParams = params(serde_json::json!({}), serde_json::json!({ "max_steps": 20 }));
+    let first = Bench::run::<Pretrain>(&full, job(&bench, "first", &data, 2), &mut Recorder::default()).unwrap();
+    let schedule = serde_json::json!({ "kind": "jagged-cosine", "every": 20, "restart_warmup": 4 });
+    let more = serde_json::json!({ "model": {}, "max_steps": 60, "warmup_steps": 4, "schedule": schedule });
+    let relora = serde_json::json!({ "rank": 8, "merge_every": 20, "dropout": 0.0, "reset": { "magnitude": 0.9 } });
+    let relora: TrainParams<ReloraParams> = params(relora, more);
+    let init = bench.path("first/model");
+    let warm = bench.job("warm", &[("data", &data), ("init", &init)], &["model"]);
+    let mut sink = Recorder::default();
+    let second = Bench::run::<Train<ReloraParams>>(&relora, warm, &mut sink).unwrap();
+    let (before, after) = (result(&first, "val_loss"), result(&second, "val_loss"));
+    assert!(after < before, "{before} to {after}");
+    assert_eq!(sink.notes, [21, 41].map(|update| format!("update {update}: merged and restarted the branches")));
+    let ranks: Vec<(u64, f64)> =
+        second.iter().filter(|p| p.name == "merged_rank").map(|p| (p.step.unwrap(), p.value)).collect();
+    assert_eq!(ranks, [(21, 8.0), (41, 16.0)]);
+}
