@@ -1,5 +1,9 @@
 //! Parameters and knobs: from the spanned table of a stage to canonical values, with all errors of the stage.
 
+use std::collections::BTreeMap;
+
+use camino::Utf8Path;
+
 use crate::{
     diagnostic::{Diagnostic, nearest},
     manifest::{RESERVED, StageDecl},
@@ -37,8 +41,14 @@ pub(super) fn resolve(
         }
     }
     let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
-    let params = decode_all(decl, table(params), misspelt, found, |value| (kind.entry.resolve)(value, check));
-    let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value| (kind.entry.canonical_knobs)(value));
+    let params = decode_all(decl, table(params), misspelt, found, |value, whole| {
+        if whole {
+            return (kind.entry.resolve)(value, check);
+        }
+        // With fields taken out, a check would find faults that are not the author's.
+        (kind.entry.resolve)(value, &mut Check::new(&BTreeMap::new(), Utf8Path::new("")))
+    });
+    let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value, _| (kind.entry.canonical_knobs)(value));
     (found.len() == before).then_some(())?;
     Some(Resolved { params: params?, knobs: knobs? })
 }
@@ -50,11 +60,11 @@ fn decode_all<T>(
     mut value: Value,
     mut taken_out: Vec<String>,
     found: &mut Vec<Diagnostic>,
-    mut decode: impl FnMut(&Value) -> Result<T, ValueError>,
+    mut decode: impl FnMut(&Value, bool) -> Result<T, ValueError>,
 ) -> Option<T> {
     let mut whole = true;
     loop {
-        let error = match decode(&value) {
+        let error = match decode(&value, whole) {
             Ok(decoded) => return whole.then_some(decoded),
             Err(error) => error,
         };

@@ -86,11 +86,14 @@ impl Scope<'_> {
         };
         let entry = kind.entry;
         let mut wires = Vec::with_capacity(decl.inputs.len());
+        let names = || entry.inputs.iter().map(|port| port.name);
+        let unknown = decl.inputs.iter().filter(|input| !names().any(|name| name == input.port.name));
+        let misspelt: Vec<&str> = unknown.filter_map(|input| nearest(&input.port.name, names())).collect();
         for port in entry.inputs {
             let connected = decl.inputs.iter().find(|input| input.port.name == port.name);
             match connected {
                 Some(input) => self.join(decl, input, *port, &mut wires, found),
-                None if port.optional => {}
+                None if port.optional || misspelt.contains(&port.name) => {}
                 None => found.push(self.missing_input(decl, *port)),
             }
         }
