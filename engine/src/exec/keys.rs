@@ -8,7 +8,7 @@ use sepia_cache::{Digest, FileDigests, ObjectRef, StoreError};
 use crate::{
     graph::NodeId,
     key::{KEY_SCHEMA, KeyInputs},
-    plan::{Plan, external_files, with_content},
+    plan::{Node, Plan, external_files, with_content},
 };
 
 /// The stored outputs of a node, by port.
@@ -40,7 +40,8 @@ impl<'p> KeyMaker<'p> {
     /// A maker over a plan and the store's cache of file digests.
     #[must_use]
     pub fn new(plan: &'p Plan, files: FileDigests) -> Self {
-        let external = plan.nodes.iter().map(|node| !external_files(&node.params).is_empty()).collect();
+        let names_files = |node: &Node| external_files(&node.params).iter().any(|file| !file.written.is_empty());
+        let external = plan.nodes.iter().map(names_files).collect();
         Self { plan, files, external }
     }
 

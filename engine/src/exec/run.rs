@@ -125,7 +125,8 @@ pub fn run(
         running: BTreeMap::new(),
         blocked: BTreeSet::new(),
         cached: Vec::new(),
-        uncommitted: 0,
+        uncommitted: BTreeSet::new(),
+        untold_starts: BTreeMap::new(),
         committer: None,
         reaper: None,
         forced,
@@ -186,7 +187,9 @@ struct Run<'a, 'l> {
     blocked: BTreeSet<NodeId>,
     /// Cached nodes that no event has told yet.
     cached: Vec<NodeId>,
-    uncommitted: usize,
+    uncommitted: BTreeSet<NodeId>,
+    /// Starts that are told once what they build on is durable, so that the story has an order.
+    untold_starts: BTreeMap<NodeId, RunEvent>,
     committer: Option<Committer>,
     reaper: Option<Reaper>,
     forced: Vec<bool>,
@@ -229,7 +232,7 @@ impl Run<'_, '_> {
             self.resolve_keys()?;
             self.start_attempts()?;
             self.tell_cached();
-            if self.scheduler.all_final() && self.uncommitted == 0 && self.running.is_empty() {
+            if self.scheduler.all_final() && self.uncommitted.is_empty() && self.running.is_empty() {
                 return Ok(());
             }
             self.recorder.flush();
@@ -418,7 +421,12 @@ impl Run<'_, '_> {
         self.running.insert(id, running);
         self.tell_cached();
         let (node, kind) = (node.name.clone(), node.entry.kind.to_owned());
-        self.emit(RunEvent::Started { node, kind, key: key.to_string(), attempt });
+        let started = RunEvent::Started { node, kind, key: key.to_string(), attempt };
+        if self.plan.node(id).needs().any(|needed| self.uncommitted.contains(&needed)) {
+            self.untold_starts.insert(id, started);
+        } else {
+            self.emit(started);
+        }
         Ok(())
     }
 
@@ -439,6 +447,9 @@ impl Run<'_, '_> {
     }
 
     fn take_end(&mut self, id: NodeId, ended: Ended) -> Result<(), RunError> {
+        if let Some(started) = self.untold_starts.remove(&id) {
+            self.emit(started);
+        }
         let Some(mut running) = self.running.remove(&id) else { return Ok(()) };
         running.join();
         let name = self.plan.node(id).name.clone();
@@ -592,7 +603,7 @@ impl Run<'_, '_> {
         let keys = Keys { own: (key, inputs), needed: self.plan.node(id).needs().filter_map(key_of).collect() };
         let record = self.record.of_attempt(self.plan, id, &keys, ended, &end);
         if let Some(committer) = &self.committer {
-            self.uncommitted += 1;
+            self.uncommitted.insert(id);
             committer.commit(id, record);
         }
         Ok(())
@@ -606,9 +617,9 @@ impl Run<'_, '_> {
 
     fn take_commit(&mut self, committed: Committed) -> Result<(), RunError> {
         let ids = committed.result?;
-        self.uncommitted -= committed.nodes.len();
         for (id, record) in committed.nodes.into_iter().zip(ids) {
             self.record.committed(id, record);
+            self.uncommitted.remove(&id);
             let node = &mut self.nodes[id.index()];
             let Some((seconds, figures)) = node.finished.take() else { continue };
             node.lock = None;
@@ -618,6 +629,13 @@ impl Run<'_, '_> {
             }
             let node = self.plan.node(id).name.clone();
             self.emit(RunEvent::Finished { node, seconds, figures, same_outputs });
+        }
+        let ready = |id: &NodeId| !self.plan.node(*id).needs().any(|needed| self.uncommitted.contains(&needed));
+        let tellable: Vec<NodeId> = self.untold_starts.keys().copied().filter(ready).collect();
+        for id in tellable {
+            if let Some(started) = self.untold_starts.remove(&id) {
+                self.emit(started);
+            }
         }
         Ok(())
     }

@@ -141,7 +141,8 @@ impl<W: Write> Terminal<W> {
             RunOutcome::Failed => (BAD, "Failed"),
             RunOutcome::Interrupted => (WARN, "Stopped"),
         };
-        self.always(style, word, &format!("{} in {}", parts.join(", "), duration(seconds)));
+        let text = format!("{} in {}", parts.join(", "), duration(seconds));
+        if outcome == RunOutcome::Done { self.line(style, word, &text) } else { self.always(style, word, &text) }
     }
 }
 
