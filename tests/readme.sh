@@ -10,7 +10,11 @@ folder="$(mktemp -d)"
 trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
 cp -r manifests "$folder/"
 cd "$folder"
-count=0
+# The main job, cold; then the promise of the first page: a second run takes everything from the store.
+"$sepia" run manifests/quickstart.toml
+"$sepia" run manifests/quickstart.toml 2>&1 | tee second.txt
+grep -q "0 ran, 4 cached" second.txt
+count=2
 while IFS= read -r line; do
   command="${line%%  #*}"
   expected=0
@@ -24,8 +28,5 @@ while IFS= read -r line; do
   [ "$status" = "$expected" ] || { echo "exit code $status, expected $expected"; exit 1; }
   count=$((count + 1))
 done < <(sed -n 's/^    \$ \(sepia .*\|sed .*\)$/\1/p' "$repository/README.md")
-[ "$count" -ge 8 ] || { echo "only $count commands were found in the README"; exit 1; }
-# The promise of the first page: a second run takes everything from the store.
-"$sepia" run manifests/quickstart.toml --profile smoke 2>&1 | tail -n 1
-"$sepia" run manifests/quickstart.toml --profile smoke 2>&1 | tail -n 1 | grep -q "0 ran, 4 cached"
+[ "$count" -ge 14 ] || { echo "only $count commands were found in the README"; exit 1; }
 echo "README: $count passed, 0 failed"

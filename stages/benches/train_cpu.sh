@@ -3,9 +3,9 @@
 # the other and again, since a busy machine favours whoever runs at the quieter moment. Installs CPU PyTorch into a
 # folder of its own.
 #
-#   benches/train_cpu.sh [THREADS] [STEPS] [ROUNDS]
+#   stages/benches/train_cpu.sh [THREADS] [STEPS] [ROUNDS]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 threads=${1:-2} steps=${2:-25} rounds=${3:-3}
 venv=${PYTORCH_VENV:-target/pytorch-venv}
 if [ ! -x "$venv/bin/python" ]; then
@@ -17,6 +17,6 @@ round=1
 while [ "$round" -le "$rounds" ]; do
     echo "round $round of $rounds"
     cargo bench --quiet -p sepia-stages --bench train_step -- "$threads" "$steps"
-    "$venv/bin/python" benches/pytorch_llama.py --threads "$threads" --steps "$steps"
+    "$venv/bin/python" stages/benches/pytorch_llama.py --threads "$threads" --steps "$steps"
     round=$((round + 1))
 done
