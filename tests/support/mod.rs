@@ -8,24 +8,24 @@ use std::{
 use serde_json::Value;
 
 /// A folder with manifests and a store, gone when dropped.
-pub struct Project {
+pub(crate) struct Project {
     folder: tempfile::TempDir,
 }
 
 /// What the program did.
-pub struct Done {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Project {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
     /// A project with a small training pipeline on real text: corpus, train, evaluate, ranks.
-    pub fn training() -> Self {
+    pub(crate) fn training() -> Self {
         let project = Self::new();
         let text = std::fs::read_to_string(repository().join("manifests/data/austen/persuasion.txt")).unwrap();
         project.write("text.txt", &text[..60_000]);
@@ -33,50 +33,50 @@ impl Project {
         project
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
     /// Replaces text in a file; it must be there.
-    pub fn edit(&self, name: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.path(name)).unwrap();
         assert!(text.contains(from), "{name} does not contain {from}");
         self.write(name, &text.replace(from, to));
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sepia"));
         command.args(arguments).current_dir(self.folder.path()).env_remove("SEPIA_STORE").env_remove("SEPIA_LOG");
         command
     }
 
-    pub fn sepia(&self, arguments: &[&str]) -> Done {
+    pub(crate) fn sepia(&self, arguments: &[&str]) -> Done {
         Done::from(self.command(arguments).output().unwrap())
     }
 
     /// Runs and expects success.
-    pub fn run(&self, manifest: &str) -> Done {
+    pub(crate) fn run(&self, manifest: &str) -> Done {
         let done = self.sepia(&["run", manifest]);
         assert_eq!(done.code, 0, "{}", done.err);
         done
     }
 
-    pub fn start(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let done = self.sepia(arguments);
         assert_eq!(done.code, 0, "{}", done.err);
         serde_json::from_str(&done.out).unwrap()
     }
 
     /// The stages that the latest run executed, by name.
-    pub fn ran(&self) -> Vec<String> {
+    pub(crate) fn ran(&self) -> Vec<String> {
         let run = self.json(&["show", "--format", "json"]);
         let nodes = run["nodes"].as_array().unwrap();
         let ran = nodes.iter().filter(|node| node["outcome"] == "done");
@@ -84,7 +84,7 @@ impl Project {
     }
 
     /// Digests of all outputs of the latest run, by `stage.port`.
-    pub fn outputs(&self) -> Vec<(String, String)> {
+    pub(crate) fn outputs(&self) -> Vec<(String, String)> {
         let run = self.json(&["show", "--format", "json"]);
         let mut found = Vec::new();
         for node in run["nodes"].as_array().unwrap() {
@@ -98,7 +98,7 @@ impl Project {
     }
 
     /// Where an output of the latest run lies in the store.
-    pub fn object(&self, name: &str) -> PathBuf {
+    pub(crate) fn object(&self, name: &str) -> PathBuf {
         let digest = self.outputs().into_iter().find(|(output, _)| output == name).unwrap().1;
         let store = self.path(".sepia");
         let file = store.join("objects").join(&digest[..2]).join(&digest[2..]);
@@ -106,7 +106,7 @@ impl Project {
     }
 
     /// How many good executions the results database holds.
-    pub fn executions(&self) -> usize {
+    pub(crate) fn executions(&self) -> usize {
         self.json(&["results", "--format", "json"]).as_array().unwrap().len()
     }
 }
@@ -122,19 +122,19 @@ impl From<Output> for Done {
 }
 
 /// The repository's root.
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Waits until `what` holds; a test that hangs is ended by its runner, so there is no limit here that load could break.
-pub fn wait_until(mut what: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut what: impl FnMut() -> bool) {
     while !what() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
 /// Lets a file be written again, and its folder be changed: stored objects are read-only.
-pub fn make_writable(path: &Path) {
+pub(crate) fn make_writable(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     for one in [path, path.parent().unwrap()] {
         let mut permissions = one.metadata().unwrap().permissions();
@@ -143,7 +143,7 @@ pub fn make_writable(path: &Path) {
     }
 }
 
-pub const TINY: &str = r#"name = "tiny"
+pub(crate) const TINY: &str = r#"name = "tiny"
 
 [stages.corpus]
 kind = "text-dataset"
