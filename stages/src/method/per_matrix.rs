@@ -43,7 +43,7 @@ pub trait MatrixMethod: Send + Sized {
     fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError>;
 }
 
-/// A [`Method`] over a [`MatrixMethod`].
+/// A [`Method`] over a `MatrixMethod`.
 pub struct PerMatrix<M: MatrixMethod> {
     config: M::Config,
     seed: u64,
