@@ -1,6 +1,6 @@
 //! Errors and warnings about what a person wrote, with the place and the way out.
 //!
-//! Every phase collects [`Diagnostic`]s; only the command line turns them into text, with [`render`] for people and
+//! Every phase collects [`Diagnostic`]s; only the command line turns them into text, with [`render`](fn@render) for people and
 //! [`to_json`] for programs.
 
 mod json;
