@@ -99,6 +99,22 @@ fn only_runs_nothing_but_the_targets() {
     assert!(unknown.err.contains("did you mean `train`?"), "{}", unknown.err);
 }
 
+#[test]
+fn results_are_found_from_the_folder_above_the_manifests() {
+    let project = Project::new();
+    let manifest = "[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n";
+    for folder in ["one", "two"] {
+        std::fs::create_dir(project.path(folder)).unwrap();
+        project.write(&format!("{folder}/m.toml"), manifest);
+    }
+    project.run("one/m.toml");
+    assert_eq!(project.ran(), ["a"]);
+    project.run("two/m.toml");
+    let which = project.sepia(&["runs"]);
+    assert_eq!(which.code, 3);
+    assert!(which.err.contains("--store one/.sepia, --store two/.sepia"), "{}", which.err);
+}
+
 /// The manifests that ship are valid, every one.
 #[test]
 fn shipped_manifests_pass_check() {

@@ -11,6 +11,10 @@ fn an_edit_runs_what_it_concerns_and_nothing_else() {
     project.run("tiny.toml");
     assert_eq!(project.ran(), ["ranks"]);
 
+    project.edit("tiny.toml", "kind = \"evaluate\"", "kind = \"evaluate\"\nbatch_size = 8");
+    project.run("tiny.toml");
+    assert_eq!(project.ran(), ["evaluate"]);
+
     project.edit("tiny.toml", "lr = 0.003", "lr = 0.004");
     project.run("tiny.toml");
     assert_eq!(project.ran(), ["train", "evaluate", "ranks"]);

@@ -133,13 +133,37 @@ pub(super) fn look_ahead(
     }))
 }
 
-/// Opens a store that must exist, for looking.
+/// Opens a store that must exist, for looking. Without a manifest, the store of a folder just below will do, if there is
+/// but one: it stands beside the manifests, and one looks at results from the project's root.
 pub(super) fn existing_store(global: &Global, beside: Option<&Utf8Path>) -> Result<Arc<Store>, Failure> {
-    let path = store_path(global, beside)?;
+    let mut path = store_path(global, beside)?;
     if !path.is_dir() {
-        let error = Diagnostic::error("store::not-found", format!("there is no store at {path}"))
-            .help("`sepia run MANIFEST` makes one; name another with `--store DIR`");
-        return Err(Failure::of(Exit::Store, error));
+        let below = if beside.is_none() && global.store.is_none() { stores_below()? } else { Vec::new() };
+        let missing = Diagnostic::error("store::not-found", format!("there is no store at {path}"));
+        path = match below.as_slice() {
+            [one] => one.clone(),
+            [] => {
+                let help = "`sepia run MANIFEST` makes one; name another with `--store DIR`";
+                return Err(Failure::of(Exit::Store, missing.help(help)));
+            }
+            several => {
+                let several: Vec<String> = several.iter().map(|store| format!("--store {store}")).collect();
+                return Err(Failure::of(Exit::Store, missing.help(format!("say which: {}", several.join(", ")))));
+            }
+        };
     }
     Ok(Arc::new(Store::open(&path, OpenMode::Existing)?))
+}
+
+/// The stores in the folders of this folder, sorted.
+fn stores_below() -> std::io::Result<Vec<Utf8PathBuf>> {
+    let mut found = Vec::new();
+    for entry in Utf8Path::new(".").read_dir_utf8()? {
+        let store = Utf8Path::new(entry?.file_name()).join(".sepia");
+        if store.join("format").is_file() {
+            found.push(store);
+        }
+    }
+    found.sort();
+    Ok(found)
 }

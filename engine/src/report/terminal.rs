@@ -93,7 +93,7 @@ impl<W: Write> Terminal<W> {
         if self.options.bars {
             let bar = running.bar.get_or_insert_with(|| {
                 let bar = self.bars.add(ProgressBar::new(progress.total));
-                let template = "{prefix:>12.cyan.bold} {msg:<0} [{bar:24}] {pos}/{len} {eta}";
+                let template = "{prefix:>12.cyan.bold} {msg}  [{bar:24}] {pos}/{len}  {eta}";
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style.progress_chars("=> "));
                 }
