@@ -1,0 +1,202 @@
+//! From a key to a running attempt.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Run, RunError, RunningAttempt, Wake};
+use crate::{
+    event::{Failure, RunEvent},
+    exec::{
+        attempt::{Attempt, Control},
+        committer::Committer,
+        keys::{KeyError, NodeOutputs},
+        reaper::Reaper,
+        record::now_ms,
+    },
+    graph::NodeId,
+    key::StageKey,
+    plan::with_files,
+    stage::Job,
+};
+
+impl Run<'_, '_> {
+    /// Finds the keys of all nodes whose inputs are there, and takes from the store what it has.
+    pub(super) fn resolve_keys(&mut self) -> Result<(), RunError> {
+        while let Some(id) = self.scheduler.next_to_resolve() {
+            let inputs = match self.keys.inputs_of(id, &self.outputs) {
+                Ok(inputs) => inputs,
+                Err(KeyError::File(error)) => {
+                    let failure =
+                        Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
+                    self.fail(id, failure)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let key = inputs.key();
+            let hit = if self.must_run_anyway(id) { None } else { self.lookup.find(&key)? };
+            self.nodes[id.index()].key = Some((key, inputs));
+            match hit {
+                Some(outputs) => {
+                    self.take_from_store(id, outputs);
+                    self.scheduler.found(id)?;
+                }
+                None if self.frozen[id.index()] => self.fail(id, not_in_store())?,
+                None => self.scheduler.must_run(id)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn must_run_anyway(&self, id: NodeId) -> bool {
+        self.forced[id.index()] && self.nodes[id.index()].attempts == 0
+    }
+
+    pub(super) fn take_from_store(&mut self, id: NodeId, outputs: NodeOutputs) {
+        self.outputs[id.index()] = Some(outputs);
+        self.blocked.remove(&id);
+        self.summary.cached += 1;
+        self.cached.push(id);
+    }
+
+    pub(super) fn start_attempts(&mut self) -> Result<(), RunError> {
+        while let Some(id) = self.scheduler.next_to_start() {
+            let Some((key, _)) = self.nodes[id.index()].key.clone() else { continue };
+            let name = &self.plan.node(id).name;
+            if self.nodes[id.index()].lock.is_none() {
+                let owner = format!("process {}, run {}, stage {name}", std::process::id(), self.record.run);
+                let Some(lock) = self.store.try_lock_key(&key.0, &owner)? else {
+                    self.wait_for_other(id, key)?;
+                    continue;
+                };
+                // Between the look-up and the lock another run may have finished it.
+                if !self.must_run_anyway(id)
+                    && let Some(outputs) = self.lookup.find_now(&key)?
+                {
+                    self.take_from_store(id, outputs);
+                    self.scheduler.found_late(id)?;
+                    continue;
+                }
+                self.nodes[id.index()].lock = Some(lock);
+            }
+            self.start(id, key)?;
+            self.resolve_keys()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn wait_for_other(&mut self, id: NodeId, key: StageKey) -> Result<(), RunError> {
+        self.scheduler.held(id)?;
+        self.blocked.insert(id);
+        let owner = self.store.lock_owner(&key.0).unwrap_or_else(|| "another run".to_owned());
+        let ours = owner.contains(&self.record.run);
+        if !std::mem::replace(&mut self.nodes[id.index()].told_waiting, true) && !ours {
+            let node = self.plan.node(id).name.clone();
+            self.emit(RunEvent::Waiting { node, owner });
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self, id: NodeId, key: StageKey) -> Result<(), RunError> {
+        let node = self.plan.node(id);
+        self.nodes[id.index()].attempts += 1;
+        let attempt = self.nodes[id.index()].attempts;
+        self.prepare_machinery(node.entry.open)?;
+        let params = match with_files(&node.params, &self.plan.folder) {
+            Ok(params) => params,
+            Err(error) => {
+                let failure =
+                    Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
+                return self.fail(id, failure);
+            }
+        };
+        let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
+        let mut job = Job {
+            seed: node.seed,
+            device: node.device,
+            dtype: node.dtype,
+            threads: node.threads(),
+            metrics: folder.join("metrics.tsv"),
+            checkpoints: Some(self.store.checkpoints_dir(&key.0)),
+            checkpoint_seconds: node.decl.checkpoint_seconds(),
+            ..Job::default()
+        };
+        let mut inputs = Vec::new();
+        for wire in &node.wires {
+            let Some(object) = self.outputs[wire.from.index()].as_ref().and_then(|ports| ports.get(&wire.output))
+            else {
+                continue;
+            };
+            job.inputs.entry(wire.port.clone()).or_default().push(self.store.object_path(object));
+            inputs.push((wire.from, *object));
+        }
+        for output in &node.outputs {
+            job.outputs.insert(output.name.clone(), folder.join("out").join(&output.name));
+        }
+        let work = Attempt {
+            node: id,
+            entry: node.entry,
+            params,
+            knobs: node.knobs.clone(),
+            job,
+            inputs,
+            output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
+            folder,
+            log: self.log_path(id)?,
+            program: self.options.program.clone(),
+        };
+        let control = Control::default();
+        let thread = {
+            let (store, control, tell) = (Arc::clone(&self.store), control.clone(), self.tell.clone());
+            std::thread::Builder::new().name("attempt".to_owned()).spawn(move || {
+                work.run(&store, &control, &|message| drop(tell.send(Wake::Attempt(message))));
+            })?
+        };
+        self.scheduler.started(id)?;
+        let started = Instant::now();
+        let running = RunningAttempt {
+            control,
+            started_at: now_ms(),
+            deadline: node.decl.timeout.map(|seconds| started + Duration::from_secs_f64(seconds)),
+            timed_out: false,
+            killed: false,
+            thread: Some(thread),
+        };
+        self.running.insert(id, running);
+        self.tell_cached();
+        let (node, kind) = (node.name.clone(), node.entry.kind.to_owned());
+        let started = RunEvent::Started { node, kind, key: key.to_string(), attempt };
+        if self.plan.node(id).needs().any(|needed| self.uncommitted.contains(&needed)) {
+            self.untold_starts.insert(id, started);
+        } else {
+            self.emit(started);
+        }
+        Ok(())
+    }
+
+    /// What is only needed once something runs.
+    pub(super) fn prepare_machinery(&mut self, program_of_the_author: bool) -> Result<(), RunError> {
+        if self.committer.is_none() {
+            self.record.begin(&self.store)?;
+            let tell = self.tell.clone();
+            let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
+            self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
+            fs_err::create_dir_all(self.record.logs(&self.store)?)?;
+            self.record.gather_provenance(&self.options.program, &self.plan.folder);
+        }
+        if program_of_the_author && self.reaper.is_none() {
+            self.reaper = Some(Reaper::start(&self.options.program)?);
+        }
+        Ok(())
+    }
+}
+
+fn not_in_store() -> Failure {
+    Failure {
+        message: "its result is not in the store, and `--only` keeps it from running".to_owned(),
+        help: Some("run without `--only`".to_owned()),
+        ..Failure::default()
+    }
+}
