@@ -152,7 +152,10 @@ pub(super) fn existing_store(global: &Global, beside: Option<&Utf8Path>) -> Resu
             }
         };
     }
-    Ok(Arc::new(Store::open(&path, OpenMode::Existing)?))
+    // A store on a medium that cannot be written can still be looked at.
+    let opened = Store::open(&path, OpenMode::Existing);
+    let store = opened.or_else(|error| Store::open(&path, OpenMode::ReadOnly).map_err(|_| error))?;
+    Ok(Arc::new(store))
 }
 
 /// The stores in the folders of this folder, sorted.

@@ -179,9 +179,12 @@ impl Attempt {
                 self.take_outputs(store, outputs.collect())
             }
             Some(Report::Stopped { step }) => Ok(Ending::Stopped { step }),
-            Some(Report::Failed { message, help, param }) => {
-                Ok(Ending::Failed(Failure { message, help, param, ..self.failure("") }))
-            }
+            Some(Report::Failed { message, help, param }) => Ok(Ending::Failed(Failure {
+                message,
+                help: help.or_else(|| disk_full(&self.log)),
+                param,
+                ..self.failure("")
+            })),
             _ => {
                 let end = child::describe_end(status).unwrap_or_else(|| "it ended without a result".to_owned());
                 let unsent = sent.and_then(Result::err).map(|error| format!(" (its order could not be sent: {error})"));
@@ -299,11 +302,20 @@ impl Attempt {
     fn failure(&self, message: &str) -> Failure {
         Failure {
             message: message.to_owned(),
+            help: disk_full(&self.log),
             log_tail: tail(&self.log, 12),
             log: self.log.to_string(),
             ..Failure::default()
         }
     }
+}
+
+/// A disk without room makes programs fail in many ways, often without a word: their logs have no room either.
+fn disk_full(log: &Utf8Path) -> Option<String> {
+    let disk = rustix::fs::statvfs(log.parent()?.as_std_path()).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let size = crate::report::figures::bytes(free);
+    (free < 1 << 20).then(|| format!("the disk of the store has only {size} left: make room, then run again"))
 }
 
 /// The last lines of a file that may be huge.
