@@ -1,6 +1,6 @@
 //! Signals and kills, at any moment.
 
-use std::process::Child;
+use std::process::{Child, Output};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -10,15 +10,32 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), signal).unwrap();
 }
 
-/// A training run that is long enough to be interrupted, and what it gives when it is not.
-fn long_training() -> (Project, Vec<(String, String)>) {
-    let whole = Project::training();
-    whole.edit("tiny.toml", "max_steps = 40", "max_steps = 2000\ncheckpoint_every = 1");
+/// A training pipeline of so many updates, and what it gives when nobody interrupts it.
+fn training(steps: u32) -> (Project, Vec<(String, String)>) {
+    let longer = format!("max_steps = {steps}\ncheckpoint_every = 1");
+    let [whole, project] = [0, 1].map(|_| {
+        let project = Project::training();
+        project.edit("tiny.toml", "max_steps = 40", &longer);
+        project
+    });
     whole.run("tiny.toml");
-    let outputs = whole.outputs();
-    let project = Project::training();
-    project.edit("tiny.toml", "max_steps = 40", "max_steps = 2000\ncheckpoint_every = 1");
-    (project, outputs)
+    (project, whole.outputs())
+}
+
+/// A training run that `interrupt` ended early: where this machine was too slow to interrupt it in time, a longer one is
+/// taken, so that no load decides the test.
+fn interrupted(interrupt: impl Fn(&Project, &mut Child)) -> (Project, Vec<(String, String)>, Output) {
+    let mut steps = 1000;
+    loop {
+        let (project, whole) = training(steps);
+        let mut child = project.start(&["run", "tiny.toml"]);
+        interrupt(&project, &mut child);
+        let output = child.wait_with_output().unwrap();
+        if !output.status.success() {
+            return (project, whole, output);
+        }
+        steps *= 2;
+    }
 }
 
 /// Whether the events of some run of the project contain a text.
@@ -32,11 +49,10 @@ const TRAIN_STARTED: &str = "\"started\",\"node\":\"train\"";
 
 #[test]
 fn ctrl_c_saves_a_checkpoint_and_the_next_run_ends_with_the_same_bytes() {
-    let (project, whole) = long_training();
-    let child = project.start(&["run", "tiny.toml"]);
-    wait_until(|| told(&project, TRAIN_STARTED));
-    signal(&child, Signal::INT);
-    let output = child.wait_with_output().unwrap();
+    let (project, whole, output) = interrupted(|project, child| {
+        wait_until(|| told(project, TRAIN_STARTED));
+        signal(child, Signal::INT);
+    });
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{err}");
     assert!(err.contains("Stopping"), "{err}");
@@ -47,7 +63,7 @@ fn ctrl_c_saves_a_checkpoint_and_the_next_run_ends_with_the_same_bytes() {
 
 #[test]
 fn kill_9_at_any_moment_costs_nothing_but_time() {
-    let (project, whole) = long_training();
+    let (project, whole) = training(1000);
     // Moments spread over the run by what it has reached, and by a number of steps of a fixed generator in between.
     let mut state = 7u64;
     let mut finished = false;
@@ -69,15 +85,13 @@ fn kill_9_at_any_moment_costs_nothing_but_time() {
 
 #[test]
 fn a_killed_child_is_a_failed_stage_and_the_run_says_how() {
-    let (project, whole) = long_training();
-    let child = project.start(&["run", "tiny.toml"]);
-    wait_until(|| told(&project, TRAIN_STARTED));
-    // The child is there moments after the event; only the worker of the training is left to be waited for.
-    wait_until(|| !children_of(child.id()).is_empty());
-    for worker in children_of(child.id()) {
-        let _ = kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL);
-    }
-    let output = child.wait_with_output().unwrap();
+    let (project, whole, output) = interrupted(|project, child| {
+        wait_until(|| told(project, TRAIN_STARTED));
+        wait_until(|| !children_of(child.id()).is_empty() || child.try_wait().unwrap().is_some());
+        for worker in children_of(child.id()) {
+            let _ = kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL);
+        }
+    });
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("SIGKILL"), "{err}");
@@ -87,7 +101,8 @@ fn a_killed_child_is_a_failed_stage_and_the_run_says_how() {
 
 fn children_of(parent: u32) -> Vec<i32> {
     let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{parent}/task")).unwrap().filter_map(Result::ok) {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return found };
+    for task in tasks.filter_map(Result::ok) {
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
         found.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
     }
