@@ -62,6 +62,7 @@ fn nodes_of(store: &Store, run: &RunRow) -> Result<Vec<NodeRow>, Failure> {
             })
             .collect();
     };
+    let index = store.index()?;
     store
         .plan(plan)?
         .into_iter()
@@ -69,7 +70,7 @@ fn nodes_of(store: &Store, run: &RunRow) -> Result<Vec<NodeRow>, Failure> {
             let told = told.remove(&planned.node);
             let record = match (&told, planned.key) {
                 (Some(told), _) => told.record,
-                (None, Some(key)) => store.index()?.candidates(&key)?.first().map(|hit| hit.record),
+                (None, Some(key)) => index.candidates(&key)?.first().map(|hit| hit.record),
                 (None, None) => None,
             };
             let record = record.map(|id| store.record(&id)).transpose()?.flatten();
