@@ -271,6 +271,25 @@ fn merging_keeps_what_the_model_computes_and_prunes_the_moments() {
 }
 
 #[test]
+fn a_trained_scale_is_merged_with_its_branch_and_begins_again() {
+    let relora =
+        ReloraParams { rank: RANK, merge_every: 3, trainable_scale: true, dropout: 0.0, ..ReloraParams::default() };
+    let new = || Bench::new(&AnyMethod::Relora(relora));
+    let scales = |bench: &Bench| -> Vec<f32> {
+        let of_scales = weights(&bench.model).into_iter().filter(|(path, _)| path.ends_with("lora_scale"));
+        of_scales.flat_map(|(_, data)| data.iter::<f32>().collect::<Vec<_>>()).collect()
+    };
+    let bench = new().run(3);
+    assert_eq!(scales(&bench).len(), 14);
+    assert!(scales(&bench).iter().all(|scale| *scale != 1.0), "{:?}", scales(&bench));
+    let apart = furthest(&bench.logits(&bench.finished()), &bench.logits(&bench.model));
+    assert!(apart < 1e-5, "{apart}");
+    let resumed = new().load(bench.save(), 3).run(4);
+    assert!(scales(&bench.run(1)).iter().all(|scale| *scale == 1.0));
+    assert_eq!(weights(&new().run(7).model), weights(&resumed.model));
+}
+
+#[test]
 fn galore_and_fira_report_their_subspaces_and_a_clamped_rank() {
     for params in [
         AnyMethod::Galore(GaloreParams { rank: 20, update_proj_gap: 2, ..GaloreParams::default() }),

@@ -223,12 +223,6 @@ impl MatrixState {
     }
 }
 
-/// Decoupled weight decay of an updated weight, with the plain learning rate: `W -= lr * weight_decay * W`.
-#[must_use]
-pub fn decay(weight: Tensor<2>, lr: f64, weight_decay: f64) -> Tensor<2> {
-    if weight_decay == 0.0 { weight } else { weight.mul_scalar(1.0 - lr * weight_decay) }
-}
-
 fn host(tensor: &Tensor<1>) -> Result<Vec<f32>, StageError> {
     tensor.try_to_vec_as().map_err(|error| StageError::new(format!("moments cannot be read from the device: {error}")))
 }

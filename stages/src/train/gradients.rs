@@ -161,13 +161,14 @@ impl ModuleMapper for Apply<'_> {
             let updated = match shape[..] {
                 [rows, columns] if is_target(&path, D) => {
                     let target = Target { path: &path, update: self.update, lr: self.lr };
-                    let matrix = value.clone().reshape([rows, columns]);
-                    drop(value);
-                    match self.method.update(target, matrix.clone(), grad.reshape([rows, columns])) {
+                    // Neither is kept here: with one owner, the method can change the weight in place.
+                    let (device, dtype) = (value.device(), value.dtype());
+                    match self.method.update(target, value.reshape([rows, columns]), grad.reshape([rows, columns])) {
                         Ok(matrix) => matrix.reshape(shape),
                         Err(error) => {
+                            // Never seen: the error ends the run.
                             self.failed.get_or_insert(error);
-                            matrix.reshape(shape)
+                            Tensor::zeros(shape, (&device, dtype))
                         }
                     }
                 }

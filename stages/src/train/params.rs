@@ -157,6 +157,7 @@ impl<M: MethodParams> TrainParams<M> {
     /// Reports what cannot work, and states what is known of the model on the port `model`.
     pub fn check(&self, check: &mut Check<'_>) {
         self.method.check("method", check);
+        self.method.check_schedule("method", &self.schedule, check);
         self.check_ranges(check);
         self.check_schedule(check);
         self.check_data(check);
