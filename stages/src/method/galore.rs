@@ -33,8 +33,10 @@ pub struct GaloreParams {
     pub scale: f64,
     /// Which side of the gradient is projected.
     pub proj_type: ProjType,
-    /// The optimiser inside the subspace. Embedding, head and norms have AdamW whatever is chosen here.
+    /// The optimiser inside the subspace.
     pub optimizer: InnerOptimizer,
+    /// What trains embedding, head and norms.
+    pub rest: RestOptimizer,
     /// How moments are stored with `optimizer = "adam8bit"`.
     pub eight_bit: EightBit,
     /// Constants of `optimizer = "adafactor"`.
@@ -43,6 +45,17 @@ pub struct GaloreParams {
     pub subspace: SubspaceConfig,
     /// What happens to the moments when the basis is renewed.
     pub moments_at_refresh: MomentsAtRefresh,
+}
+
+/// What trains embedding, head and norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RestOptimizer {
+    /// AdamW, as for every other method: a comparison is then one of what is done to the matrices.
+    #[default]
+    AdamW,
+    /// The `optimizer` chosen for the subspace, as in the public code; without projection and without `scale`.
+    Same,
 }
 
 /// The optimiser inside the subspace.
@@ -70,6 +83,7 @@ impl Default for GaloreParams {
             scale: 0.25,
             proj_type,
             optimizer: InnerOptimizer::Adam,
+            rest: RestOptimizer::AdamW,
             eight_bit: EightBit::default(),
             adafactor: AdafactorConfig::default(),
             subspace,
@@ -106,7 +120,12 @@ impl MethodParams for GaloreParams {
     }
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(PerMatrix::<Galore>::new(self.config(setup.hyper), setup.seed))
+        let config = self.config(setup.hyper);
+        let method = PerMatrix::<Galore>::new(config, setup.seed);
+        Box::new(match self.rest {
+            RestOptimizer::AdamW => method,
+            RestOptimizer::Same => method.with_rest(config.optimizer),
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use fira::FiraParams;
 pub use flora::FloraParams;
 pub use full::FullParams;
-pub use galore::GaloreParams;
+pub use galore::{GaloreParams, RestOptimizer};
 pub use lora::{LoraInit, LoraParams, LoraScaling};
 pub use low_rank::{LowRankInit, LowRankParams};
 pub use per_matrix::{MatrixMethod, PerMatrix};

@@ -8,6 +8,7 @@ use sepia_engine::stage::{StageError, derive_seed};
 use super::{galore::StepReport, projection::Refresh};
 use crate::{
     model::Llama,
+    optim::MatrixOptimizer,
     train::{Method, State, Target},
 };
 
@@ -23,12 +24,8 @@ pub trait MatrixMethod: Send + Sized {
     ///
     /// # Errors
     /// When the device cannot be read.
-    fn step(
-        &mut self,
-        weight: Tensor<2>,
-        gradient: &Tensor<2>,
-        lr: f64,
-    ) -> Result<(Tensor<2>, StepReport), StageError>;
+    fn step(&mut self, weight: Tensor<2>, gradient: &Tensor<2>, lr: f64)
+    -> Result<(Tensor<2>, StepReport), StageError>;
 
     /// Numbers held, whatever their width.
     fn floats(&self) -> usize;
@@ -54,6 +51,7 @@ pub trait MatrixMethod: Send + Sized {
 /// A [`Method`] over a `MatrixMethod`.
 pub struct PerMatrix<M: MatrixMethod> {
     config: M::Config,
+    rest: Option<MatrixOptimizer>,
     seed: u64,
     matrices: BTreeMap<String, M>,
     captured: Vec<f64>,
@@ -65,7 +63,21 @@ impl<M: MatrixMethod> PerMatrix<M> {
     /// Without state yet.
     #[must_use]
     pub fn new(config: M::Config, seed: u64) -> Self {
-        Self { config, seed, matrices: BTreeMap::new(), captured: Vec::new(), overlap: Vec::new(), notes: Vec::new() }
+        Self {
+            config,
+            rest: None,
+            seed,
+            matrices: BTreeMap::new(),
+            captured: Vec::new(),
+            overlap: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// With another optimiser than AdamW for embedding, head and norms.
+    #[must_use]
+    pub fn with_rest(self, optimizer: MatrixOptimizer) -> Self {
+        Self { rest: Some(optimizer), ..self }
     }
 
     fn take_in(&mut self, path: &str, report: StepReport) {
@@ -103,6 +115,10 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
         let (weight, report) = matrix.step(weight, &grad, target.lr)?;
         self.take_in(target.path, report);
         Ok(weight)
+    }
+
+    fn rest(&self) -> Option<MatrixOptimizer> {
+        self.rest
     }
 
     fn state_bytes(&self) -> u64 {

@@ -2,15 +2,18 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use burn::tensor::{DType, Device, TensorData};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Device, Tensor, TensorData},
+};
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
 use super::{
     config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA},
-    llama::{Llama, named_weights},
+    llama::Llama,
 };
 
 const CONFIG: &str = "config.json";
@@ -118,7 +121,7 @@ pub fn save(model: &Llama, folder: &Utf8Path, tokenizer: Option<&Utf8Path>) -> R
     };
     let text = serde_json::to_string_pretty(&written).map_err(std::io::Error::other)?;
     fs_err::write(folder.join(CONFIG), text + "\n")?;
-    write_tensors(&folder.join(WEIGHTS), named_weights(model))?;
+    write_views(&folder.join(WEIGHTS), named_tensors(model))?;
     if let Some(tokenizer) = tokenizer {
         fs_err::copy(tokenizer, folder.join("tokenizer.json"))?;
     }
@@ -179,8 +182,8 @@ pub fn load(folder: &Utf8Path, device: &Device) -> Result<Llama, StageError> {
     if whole.exists() || !index.exists() {
         return load_weights(config, &whole, device);
     }
-    let read: Index =
-        serde_json::from_str(&fs_err::read_to_string(&index)?).map_err(|error| StageError::unreadable(&index, error))?;
+    let read: Index = serde_json::from_str(&fs_err::read_to_string(&index)?)
+        .map_err(|error| StageError::unreadable(&index, error))?;
     // One file at a time is in memory.
     let mut names: BTreeMap<&str, Vec<(String, Vec<usize>)>> = BTreeMap::new();
     for (name, shape) in config.weight_shapes() {
@@ -281,22 +284,83 @@ impl View for Stored {
     }
 }
 
+/// A weight where it is: it comes to the host when it is written, one at a time.
+struct Weight {
+    tensor: Tensor<1>,
+    shape: Vec<usize>,
+}
+
+impl View for Weight {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.tensor.clone().into_data().convert::<f32>().as_bytes().to_vec())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
+/// Every parameter's name and value, in the order of the model.
+fn named_tensors(model: &Llama) -> Vec<(String, Weight)> {
+    #[derive(Default)]
+    struct Collect {
+        path: Vec<String>,
+        found: Vec<(String, Weight)>,
+    }
+
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let (tensor, shape) = (param.val(), param.dims().to_vec());
+            let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+            self.found.push((self.path.join("."), Weight { tensor: tensor.reshape([-1]), shape }));
+        }
+    }
+
+    let mut collect = Collect::default();
+    model.visit(&mut collect);
+    collect.found
+}
+
 /// Writes tensors of f32, f64, f16, bf16 or u8 as a safetensors file. The same tensors give the same bytes.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_tensors(path: &Utf8Path, tensors: Vec<(String, TensorData)>) -> Result<(), StageError> {
+    write_views(path, tensors.into_iter().map(|(name, data)| (name, Stored(data))).collect())
+}
+
+/// The file is never in memory as a whole.
+fn write_views(path: &Utf8Path, views: Vec<(String, impl View)>) -> Result<(), StageError> {
     // One entry, as `transformers` wants it; more would be written in the order of a hash map.
     let about = [("format".to_owned(), "pt".to_owned())].into();
-    let views = tensors.into_iter().map(|(name, data)| (name, Stored(data)));
-    let bytes = safetensors::serialize(views, Some(about)).map_err(std::io::Error::other)?;
-    fs_err::write(path, bytes)?;
-    Ok(())
+    safetensors::serialize_to_file(views, Some(about), path.as_std_path()).map_err(|error| {
+        let kind = match &error {
+            SafeTensorError::IoError(error) => error.kind(),
+            _ => std::io::ErrorKind::Other,
+        };
+        StageError::from(std::io::Error::new(kind, format!("{path}: {error}")))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::llama::named_weights, *};
 
     fn model() -> Llama {
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 };

@@ -91,6 +91,12 @@ impl MatrixState {
         &self.config
     }
 
+    /// Shape of its gradients.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
     /// Takes in a gradient.
     ///
     /// # Errors

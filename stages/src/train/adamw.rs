@@ -160,12 +160,7 @@ impl Coefficients {
     }
 
     /// The direction and the two moments.
-    fn direction_on_tensors(
-        &self,
-        m: Tensor<1>,
-        v: Tensor<1>,
-        grad: Tensor<1>,
-    ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    fn direction_on_tensors(&self, m: Tensor<1>, v: Tensor<1>, grad: Tensor<1>) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
         let [b1, b2] = self.betas;
         let m = m.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
         let v = v.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
