@@ -194,7 +194,7 @@ pub fn load_weights(config: LlamaConfig, path: &Utf8PathBuf, device: &Device) ->
     }))
 }
 
-fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
+pub(super) fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
     let view = file.tensor(name).map_err(|_| format!("there is no `{name}`"))?;
     if view.shape() != shape {
         return Err(format!("`{name}` has shape {:?} instead of {shape:?}", view.shape()));

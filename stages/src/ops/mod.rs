@@ -9,6 +9,7 @@
 //! pieces are added in their order.
 
 mod attention;
+mod conv2d;
 mod cross_entropy;
 mod embedding;
 mod fused;
@@ -18,6 +19,7 @@ mod rms_norm;
 mod swiglu;
 
 pub use attention::{Heads, Rope, causal_attention};
+pub use conv2d::{Conv, conv2d};
 pub use cross_entropy::cross_entropy_sum;
 pub use embedding::embedding;
 pub use linear::linear;
