@@ -3,6 +3,7 @@
 mod evaluate;
 mod evaluate_classifier;
 mod image_dataset;
+mod rank_activations;
 mod rank_analysis;
 mod rank_table;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams, vision::A
 pub use evaluate::Evaluate;
 pub use evaluate_classifier::EvaluateClassifier;
 pub use image_dataset::ImageDataset;
+pub use rank_activations::{ActivationParams, Activations, LayerActivations};
 pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
 pub use text_dataset::TextDataset;
 pub use train::{Pretrain, Train};
