@@ -17,6 +17,7 @@ pub mod prune;
 mod relora;
 #[cfg(test)]
 mod suite;
+pub mod vision;
 
 use schemars::JsonSchema;
 use sepia_engine::stage::Check;

@@ -242,7 +242,7 @@ fn build(config: LlamaConfig, mut weights: BTreeMap<String, TensorData>, device:
     })
 }
 
-fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
+pub(super) fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
     let view = file.tensor(name).map_err(|_| format!("there is no `{name}`"))?;
     if view.shape() != shape {
         return Err(format!("`{name}` has shape {:?} instead of {shape:?}", view.shape()));

@@ -9,6 +9,7 @@
 //! pieces are added in their order.
 
 mod attention;
+mod conv2d;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -20,6 +21,7 @@ mod swiglu;
 mod update;
 
 pub use attention::{Heads, Rope, causal_attention};
+pub use conv2d::{Conv, conv2d};
 pub use cross_entropy::cross_entropy_sum;
 pub use dropout::dropout;
 pub use embedding::embedding;

@@ -1,24 +1,34 @@
 //! The stage kinds, one file each, and the registry that lists them.
 
 mod evaluate;
+mod evaluate_classifier;
+mod image_dataset;
+mod rank_activations;
 mod rank_analysis;
 mod rank_table;
 #[cfg(test)]
 mod tests;
 mod text_dataset;
 mod train;
+mod train_classifier;
 
 use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
-use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams};
+use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams, vision::AnyVisionMethod};
 
 pub use evaluate::Evaluate;
+pub use evaluate_classifier::EvaluateClassifier;
+pub use image_dataset::ImageDataset;
+pub use rank_activations::{ActivationParams, Activations, LayerActivations};
 pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
 pub use text_dataset::TextDataset;
 pub use train::{Pretrain, Train};
+pub use train_classifier::TrainClassifier;
 
 /// A folder of tokens, see [`crate::data::TokenFolder`].
 pub const TOKENS: PortType = PortType("tokens");
+/// A folder of labelled images, see [`crate::data::ImageFolder`].
+pub const IMAGES: PortType = PortType("images");
 /// A folder with a model, see [`crate::model::save`].
 pub const MODEL: PortType = PortType("model");
 /// A JSON file with the figures of an evaluation.
@@ -31,12 +41,15 @@ pub static REGISTRY: Registry = Registry::new(ENTRIES).with_cuda(cfg!(feature = 
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),
+    StageEntry::of::<ImageDataset>(),
     StageEntry::of::<Pretrain>(),
     StageEntry::of::<Train<AnyMethod>>(),
     StageEntry::of::<Train<ReloraParams>>(),
     StageEntry::of::<Train<GaloreParams>>(),
     StageEntry::of::<Train<FiraParams>>(),
+    StageEntry::of::<TrainClassifier<AnyVisionMethod>>(),
     StageEntry::of::<Evaluate>(),
+    StageEntry::of::<EvaluateClassifier>(),
     StageEntry::of::<RankAnalysis>(),
     Command::entry(),
 ];

@@ -14,8 +14,13 @@ use schemars::JsonSchema;
 use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::{MODEL, RANKS, rank_table};
+use super::{
+    IMAGES, MODEL, RANKS,
+    rank_activations::{self, ActivationParams},
+    rank_table,
+};
 use crate::{
+    device,
     linalg::svd::{LinalgError, singular_values},
     metric::rank::{RankMeasures, Spectrum, scaled_stable_rank},
 };
@@ -35,6 +40,8 @@ pub struct RankAnalysisParams {
     /// Below what a singular value counts as zero; by default `max(m, n) * eps` of the largest, with the eps of the type
     /// the weight is stored in.
     pub tolerance: Option<Tolerance>,
+    /// What is measured on the images of the input `data`.
+    pub activations: ActivationParams,
 }
 
 /// Below what a singular value counts as zero.
@@ -49,7 +56,12 @@ pub enum Tolerance {
 
 impl Default for RankAnalysisParams {
     fn default() -> Self {
-        Self { weights: vec!["*".to_owned()], energy: vec![0.5, 0.9, 0.95, 0.99], tolerance: None }
+        Self {
+            weights: vec!["*".to_owned()],
+            energy: vec![0.5, 0.9, 0.95, 0.99],
+            tolerance: None,
+            activations: ActivationParams::default(),
+        }
     }
 }
 
@@ -89,12 +101,15 @@ const FORMAT: u32 = 1;
 
 impl Stage for RankAnalysis {
     const KIND: &'static str = "rank-analysis";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port::new("model", MODEL, "folder with model.safetensors and config.json"),
         Port::new("initial", MODEL, "the same model before training, for the scaled stable rank").optional(),
+        Port::new("data", IMAGES, "images, for what a classifier uses of its weights (utilized and local rank)")
+            .optional(),
     ];
-    const OUTPUTS: &'static [Port] = &[Port::new("ranks", RANKS, "ranks.json, ranks.tsv and ranks.md")];
+    const OUTPUTS: &'static [Port] =
+        &[Port::new("ranks", RANKS, "ranks.json, ranks.tsv, ranks.md, spectra.tsv, and with `data` activations.json")];
     const SEEDED: bool = false;
     const ON_DEVICE: bool = false;
 
@@ -128,6 +143,17 @@ impl Stage for RankAnalysis {
         {
             check.problem("tolerance", format!("{tol} is not a tolerance"), "give a number of at least 0");
         }
+        let activations = &params.activations;
+        for (name, share) in [("input_energy", activations.input_energy), ("output_energy", activations.output_energy)]
+        {
+            if !(share > 0.0 && share <= 1.0) {
+                let message = format!("{share} is not a share of the energy");
+                check.problem(format!("activations.{name}"), message, "give a share above 0 and at most 1");
+            }
+        }
+        if activations.images == 0 {
+            check.problem("activations.images", "`images` must be at least 1", "");
+        }
     }
 
     fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
@@ -151,6 +177,13 @@ impl Stage for RankAnalysis {
         fs_err::write(folder.join("ranks.json"), json)?;
         fs_err::write(folder.join("ranks.tsv"), rank_table::tsv(&ranks.weights))?;
         fs_err::write(folder.join("ranks.md"), rank_table::markdown(&ranks.weights))?;
+        fs_err::write(folder.join("spectra.tsv"), rank_table::spectra(&ranks.weights))?;
+        if let Some(data) = ctx.input_opt("data") {
+            let model = ctx.input("model")?;
+            device::with_threads(ctx.threads(), || {
+                rank_activations::measure(&model, &data, &folder, &params.activations, ctx)
+            })?;
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod report;
 mod rest;
 mod run;
 mod schedule;
+pub mod vision;
 
 pub use adamw::{AdamFlavour, AdamHyper, AdamState};
 pub use batches::Batches;
