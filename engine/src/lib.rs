@@ -8,6 +8,7 @@ pub mod cli;
 pub mod diagnostic;
 pub mod event;
 pub mod exec;
+pub mod fetch;
 pub mod graph;
 pub mod key;
 pub mod manifest;

@@ -10,7 +10,7 @@ mod train;
 
 use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
-use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams};
+use crate::method::{AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams};
 
 pub use evaluate::Evaluate;
 pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
@@ -27,7 +27,7 @@ pub const EVALUATION: PortType = PortType("evaluation");
 pub const RANKS: PortType = PortType("ranks");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES);
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHOD_INFOS);
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),
