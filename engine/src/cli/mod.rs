@@ -6,6 +6,7 @@ mod args;
 mod cache;
 mod check;
 mod completions;
+mod devices;
 mod exit;
 mod explain;
 mod fetch;
@@ -51,6 +52,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Results(results) => results::results(&args.global, results),
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Stages => stages::list(registry),
+        Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
         Command::Methods(methods) => methods::methods(registry, methods),
         Command::New(new) => new::new(registry, new),

@@ -35,7 +35,7 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
         &mut sources,
         path.as_str(),
         &text,
-        &options(changes, &kinds(registry), &|kind| path_params(registry, kind)),
+        &options(changes, &changes.sets(), &kinds(registry), &|kind| path_params(registry, kind)),
     )
     .and_then(|(manifest, warnings)| {
         let mut plan = Plan::resolve(manifest, registry, &folder)?;
@@ -56,7 +56,12 @@ pub(super) fn resolved(registry: Registry, path: &Utf8Path, changes: &Changes) -
     let text = read(path)?;
     let mut sources = Sources::default();
     let paths = |kind: &str| path_params(registry, kind);
-    let resolved = Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &kinds(registry), &paths));
+    let resolved = Manifest::resolved(
+        &mut sources,
+        path.as_str(),
+        &text,
+        &options(changes, &changes.sets(), &kinds(registry), &paths),
+    );
     resolved.map_err(|found| Failure { exit: Exit::Usage, found, sources })
 }
 
@@ -64,10 +69,10 @@ fn kinds(registry: Registry) -> Vec<&'static str> {
     registry.iter().map(|entry| entry.kind).collect()
 }
 
-fn options<'a>(changes: &'a Changes, kinds: &'a [&'a str], paths: PathParams<'a>) -> Load<'a> {
+fn options<'a>(changes: &'a Changes, set: &'a [String], kinds: &'a [&'a str], paths: PathParams<'a>) -> Load<'a> {
     Load {
         profile: changes.profile.as_deref(),
-        set: &changes.set,
+        set,
         matrix: &changes.matrix,
         loader: Some(&|path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string())),
         kinds,

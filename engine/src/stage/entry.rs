@@ -120,13 +120,14 @@ fn property_names(schema: &Schema) -> Vec<String> {
 pub struct Registry {
     entries: &'static [StageEntry],
     methods: &'static [MethodInfo],
+    cuda: bool,
 }
 
 impl Registry {
     /// A registry over a static list.
     #[must_use]
     pub const fn new(entries: &'static [StageEntry]) -> Self {
-        Self { entries, methods: &[] }
+        Self { entries, methods: &[], cuda: false }
     }
 
     /// The same, with the training methods that its kinds know.
@@ -140,6 +141,18 @@ impl Registry {
     #[must_use]
     pub fn methods(&self) -> &'static [MethodInfo] {
         self.methods
+    }
+
+    /// The same kinds in a binary that can, or cannot, compute on NVIDIA GPUs.
+    #[must_use]
+    pub const fn with_cuda(self, cuda: bool) -> Self {
+        Self { cuda, ..self }
+    }
+
+    /// Whether this binary can compute on NVIDIA GPUs.
+    #[must_use]
+    pub const fn cuda(&self) -> bool {
+        self.cuda
     }
 
     /// The entry of a kind.
