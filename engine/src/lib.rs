@@ -9,6 +9,7 @@ pub mod device;
 pub mod diagnostic;
 pub mod event;
 pub mod exec;
+pub mod fetch;
 pub mod graph;
 pub mod key;
 pub mod manifest;

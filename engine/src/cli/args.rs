@@ -37,6 +37,10 @@ pub(super) enum Command {
     Plan(Plan),
     /// Check a manifest without running anything.
     Check(Check),
+    /// Write a manifest to start from.
+    New(New),
+    /// Format manifests; comments stay.
+    Fmt(Fmt),
     /// Say why a stage would run, or why it ran.
     Explain(Explain),
     /// Print the graph of a manifest.
@@ -57,8 +61,12 @@ pub(super) enum Command {
     Devices(Devices),
     /// Describe a stage kind: its parameters, defaults, inputs and outputs.
     Help(Help),
+    /// List the training methods, or describe one: its parameters, defaults and paper.
+    Methods(Methods),
     /// Print the JSON Schema of manifests, for editors.
     Schema,
+    /// Print what makes a shell complete commands, stages and runs.
+    Completions(Completions),
     #[command(name = "__work", hide = true)]
     Work,
     #[command(name = "__reap", hide = true)]
@@ -164,6 +172,61 @@ pub(super) struct Check {
     pub(super) changes: Changes,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct New {
+    /// The experiment: writes NAME.toml, which must not exist.
+    #[arg(required_unless_present = "list")]
+    pub(super) name: Option<Utf8PathBuf>,
+    /// What to start from; `--list` says what there is.
+    #[arg(long, default_value = "training")]
+    pub(super) template: String,
+    /// List the templates.
+    #[arg(long)]
+    pub(super) list: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Fmt {
+    /// The manifests; `-` formats standard input.
+    #[arg(required = true)]
+    pub(super) manifests: Vec<Utf8PathBuf>,
+    /// Write nothing; exit with 1 if something would change.
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Methods {
+    /// The method to describe.
+    pub(super) name: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Shell::Bash => "bash",
+            Shell::Zsh => "zsh",
+            Shell::Fish => "fish",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(super) shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]

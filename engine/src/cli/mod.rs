@@ -5,15 +5,21 @@
 mod args;
 mod cache;
 mod check;
+mod completions;
 mod devices;
 mod exit;
 mod explain;
+mod fetch;
+mod fmt;
 mod graph;
 mod log;
 mod logging;
+mod methods;
+mod new;
 mod output;
 mod plan;
 mod project;
+mod reference;
 mod results;
 mod run;
 mod runs;
@@ -31,6 +37,7 @@ use crate::{exec, stage::Registry};
 /// Runs the command line of this process with the stage kinds of a registry.
 #[must_use]
 pub fn main(registry: Registry) -> std::process::ExitCode {
+    completions::answer(registry);
     let args = Args::parse();
     logging::start(args.global.verbose);
     let result = match &args.command {
@@ -47,6 +54,10 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Stages => stages::list(registry),
         Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
+        Command::Methods(methods) => methods::methods(registry, methods),
+        Command::New(new) => new::new(registry, new),
+        Command::Fmt(fmt) => fmt::fmt(fmt),
+        Command::Completions(completions) => completions::register(completions),
         Command::Schema => {
             output::json(&crate::schema::manifest_schema(registry));
             Ok(Exit::Fine)

@@ -2,25 +2,28 @@
 
 use std::sync::Arc;
 
+use camino::Utf8Path;
 use sepia_cache::Store;
 use serde_json::json;
 
 use super::{
     args::{self, Chosen, Format, Global},
     exit::{Exit, Failure},
-    output, project, run,
+    output,
+    project::{self, Project},
+    run,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources},
-    exec::{Forecast, KeyError, Reason, forecast, lookup, reason},
-    plan::{Plan, select},
-    report::figures::count,
-    stage::Registry,
+    exec::{self, Forecast, KeyError, Reason, forecast, lookup, reason},
+    plan::{Machine, Plan, estimates, over_limits, select},
+    report::figures::{bytes, count},
+    stage::{Estimate, Registry},
 };
 
 pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Result<Exit, Failure> {
     if args.resolved {
-        output::data(&project::resolved(&args.chosen.source.manifest, &args.chosen.source.changes)?);
+        output::data(&project::resolved(registry, &args.chosen.source.manifest, &args.chosen.source.changes)?);
         return Ok(Exit::Fine);
     }
     dry_run(registry, global, &args.chosen, args.format)
@@ -32,7 +35,9 @@ pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, form
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
-    let looked = look(global, chosen, &project.plan, &selected, &forced)?;
+    let mut looked = look(global, chosen, &project.plan, &selected, &forced)?;
+    looked.estimates = estimates(&project.plan, &selected);
+    warn(global, chosen, &project, &looked)?;
     match format {
         Format::Text => output::data(&text(&project.plan, &looked)),
         Format::Json => output::json(&as_json(&project.plan, &looked)),
@@ -42,7 +47,29 @@ pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, form
 
 struct Looked {
     forecasts: Vec<Forecast>,
+    estimates: Vec<Estimate>,
     reasons: Vec<Option<Reason>>,
+}
+
+/// Says what the machine has not enough of, for the nodes that are not in the store yet.
+fn warn(global: &Global, chosen: &Chosen, project: &Project, looked: &Looked) -> Result<(), Failure> {
+    let store = project::store_path(global, Some(&chosen.source.manifest))?;
+    let machine = Machine { memory: exec::slots::machine_memory(), free_disk: free_disk(&store) };
+    let to_run = project
+        .plan
+        .ids()
+        .filter(|id| matches!(looked.forecasts[id.index()], Forecast::Run(..) | Forecast::Unknown(_)));
+    let found = over_limits(&project.plan, &looked.estimates, to_run, machine);
+    output::warnings(&found, &project.sources);
+    Ok(())
+}
+
+/// Free bytes of the disk that a store is on, or would be.
+fn free_disk(store: &Utf8Path) -> Option<u64> {
+    let store = camino::absolute_utf8(store).ok()?;
+    let folder = store.ancestors().find(|folder| folder.is_dir())?;
+    let disk = rustix::fs::statvfs(folder.as_std_path()).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 fn look(global: &Global, chosen: &Chosen, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
@@ -68,7 +95,7 @@ fn look_in(store: &Arc<Store>, plan: &Plan, selected: &[bool], forced: &[bool]) 
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;
-    Ok(Looked { forecasts, reasons })
+    Ok(Looked { forecasts, reasons, estimates: Vec::new() })
 }
 
 fn text(plan: &Plan, looked: &Looked) -> String {
@@ -95,7 +122,8 @@ fn text(plan: &Plan, looked: &Looked) -> String {
             }
         };
         let detail = if detail.is_empty() { detail } else { format!("  {detail}") };
-        out.push_str(&format!("{word:>8}  {} ({}){detail}\n", node.name, node.entry.kind));
+        let needs = if word == "cached" { String::new() } else { needs(&looked.estimates[id.index()]) };
+        out.push_str(&format!("{word:>8}  {} ({}){detail}{needs}\n", node.name, node.entry.kind));
     }
     out.push_str(&format!(
         "{}: {cached} cached, {run} to run, {unknown} not known yet\n",
@@ -104,11 +132,27 @@ fn text(plan: &Plan, looked: &Looked) -> String {
     out
 }
 
+/// What a node needs: `  [1,053,824 parameters, optimiser state 8.0 MiB, memory about 96.0 MiB]`.
+fn needs(estimate: &Estimate) -> String {
+    let size = |name: &str, part: Option<u64>| part.map(|size| format!("{name} {}", bytes(size)));
+    let parts = [
+        estimate.parameters.map(|parameters| count(parameters, "parameter")),
+        size("optimiser state", estimate.optimizer_state_bytes),
+        size("memory about", estimate.memory_bytes()),
+        size("output up to", estimate.output_bytes),
+    ];
+    let known: Vec<String> = parts.into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!("  [{}]", known.join(", ")) }
+}
+
 fn as_json(plan: &Plan, looked: &Looked) -> serde_json::Value {
     let nodes = plan.graph.order().iter().filter_map(|id| {
         let node = plan.node(*id);
         let needs: Vec<&str> = plan.graph.dependencies(*id).into_iter().map(|id| plan.node(id).name.as_str()).collect();
-        let base = |state: &str, key: Option<String>| json!({ "node": node.name, "kind": node.entry.kind, "state": state, "key": key, "needs": needs });
+        let known = &looked.estimates[id.index()];
+        let mut estimate = json!(known);
+        estimate["memory_bytes"] = json!(known.memory_bytes());
+        let base = |state: &str, key: Option<String>| json!({ "node": node.name, "kind": node.entry.kind, "state": state, "key": key, "needs": needs, "estimate": estimate });
         Some(match &looked.forecasts[id.index()] {
             Forecast::Outside => return None,
             Forecast::Cached(key) => base("cached", Some(key.to_string())),

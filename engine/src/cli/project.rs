@@ -13,8 +13,8 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, Sources, nearest},
     exec::Lookup,
-    manifest::{Load, Manifest},
-    plan::Plan,
+    manifest::{Load, Manifest, PathParams},
+    plan::{Plan, path_params},
     stage::Registry,
 };
 
@@ -31,13 +31,17 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
     // Absolute, because programs run elsewhere.
     let folder = absolute(folder_of(path))?;
     let mut sources = Sources::default();
-    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options(changes, &changes.sets())).and_then(
-        |(manifest, warnings)| {
-            let mut plan = Plan::resolve(manifest, registry, &folder)?;
-            plan.warnings.splice(0..0, warnings);
-            Ok(plan)
-        },
-    );
+    let resolved = Manifest::load(
+        &mut sources,
+        path.as_str(),
+        &text,
+        &options(changes, &changes.sets(), &kinds(registry), &|kind| path_params(registry, kind)),
+    )
+    .and_then(|(manifest, warnings)| {
+        let mut plan = Plan::resolve(manifest, registry, &folder)?;
+        plan.warnings.splice(0..0, warnings);
+        Ok(plan)
+    });
     match resolved {
         Ok(plan) => {
             output::warnings(&plan.warnings, &sources);
@@ -48,19 +52,31 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
 }
 
 /// A manifest as one text that stands alone: what it extends and what the command line changes filled in.
-pub(super) fn resolved(path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
+pub(super) fn resolved(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
     let text = read(path)?;
     let mut sources = Sources::default();
-    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &changes.sets()))
-        .map_err(|found| Failure { exit: Exit::Usage, found, sources })
+    let paths = |kind: &str| path_params(registry, kind);
+    let resolved = Manifest::resolved(
+        &mut sources,
+        path.as_str(),
+        &text,
+        &options(changes, &changes.sets(), &kinds(registry), &paths),
+    );
+    resolved.map_err(|found| Failure { exit: Exit::Usage, found, sources })
 }
 
-fn options<'a>(changes: &'a Changes, set: &'a [String]) -> Load<'a> {
+fn kinds(registry: Registry) -> Vec<&'static str> {
+    registry.iter().map(|entry| entry.kind).collect()
+}
+
+fn options<'a>(changes: &'a Changes, set: &'a [String], kinds: &'a [&'a str], paths: PathParams<'a>) -> Load<'a> {
     Load {
         profile: changes.profile.as_deref(),
         set,
         matrix: &changes.matrix,
         loader: Some(&|path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string())),
+        kinds,
+        paths: Some(paths),
     }
 }
 

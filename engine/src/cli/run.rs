@@ -5,7 +5,7 @@ use camino::Utf8Path;
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    output, plan, project,
+    fetch, output, plan, project,
 };
 use crate::{
     device::Gpus,
@@ -45,6 +45,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         program: std::env::current_exe()?,
         signals,
     };
+    fetch::ahead(&project, lookup.store(), &options)?;
     let mut terminal = Terminal::new(
         anstream::stderr(),
         TerminalOptions {

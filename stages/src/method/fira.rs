@@ -19,10 +19,10 @@ use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_positive,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
     galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side, predicted_sizes},
 };
 use crate::{
     linalg::subspace::SubspaceConfig,
@@ -150,6 +150,7 @@ impl FiraParams {
 
 impl MethodParams for FiraParams {
     const STAGE: &'static str = "fira";
+    const SOURCE: &'static str = r#"Chen et al. 2024, "Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank Constraint?", arXiv 2410.01623"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.config(AdamHyper::default()).projection.check(at, check);
@@ -165,6 +166,14 @@ impl MethodParams for FiraParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup.seed))
+    }
+
+    /// Besides GaLore's state, the norm that limits the next one.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let (projected, basis) = predicted_sizes(self.config(AdamHyper::default()).projection, matrix.shape);
+        let [a, b] = projected;
+        let moments = if self.optimizer == FiraInner::Adam { 2 * a * b } else { a * b };
+        Some(matrix.dense((moments + basis + 1) as u64 * matrix.float))
     }
 }
 

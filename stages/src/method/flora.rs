@@ -10,7 +10,7 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_rank,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_rank,
     galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
     projection::Refresh,
@@ -54,6 +54,8 @@ impl Default for FloraParams {
 
 impl MethodParams for FloraParams {
     const STAGE: &'static str = "flora";
+    const SOURCE: &'static str =
+        r#"Hao et al. 2024, "Flora: Low-Rank Adapters Are Secretly Gradient Compressors", arXiv 2402.03293"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         check_rank(self.rank, at, check);
@@ -65,6 +67,12 @@ impl MethodParams for FloraParams {
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         let config = FloraConfig { params: *self, weight_decay: setup.hyper.weight_decay };
         Box::new(PerMatrix::<Flora>::new(config, setup.seed))
+    }
+
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let [m, n] = matrix.shape;
+        let moment = if projects(matrix.shape, self.rank) { self.rank * m.max(n) } else { m * n };
+        Some(matrix.dense((moment + m + n) as u64 * matrix.float))
     }
 }
 

@@ -10,9 +10,9 @@ use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_positive,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, predicted_sizes},
 };
 use crate::{
     linalg::{subspace::SubspaceConfig, svd::LinalgError},
@@ -93,7 +93,7 @@ impl Default for GaloreParams {
 }
 
 impl GaloreParams {
-    fn config(&self, hyper: AdamHyper) -> GaloreConfig {
+    pub(super) fn config(&self, hyper: AdamHyper) -> GaloreConfig {
         let Self { rank, update_proj_gap, proj_type, subspace, moments_at_refresh, .. } = *self;
         GaloreConfig {
             projection: ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh },
@@ -110,6 +110,7 @@ impl GaloreParams {
 
 impl MethodParams for GaloreParams {
     const STAGE: &'static str = "galore";
+    const SOURCE: &'static str = r#"Zhao et al. 2024, "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv 2403.03507"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.config(AdamHyper::default()).projection.check(at, check);
@@ -126,6 +127,13 @@ impl MethodParams for GaloreParams {
             RestOptimizer::AdamW => method,
             RestOptimizer::Same => method.with_rest(config.optimizer),
         })
+    }
+
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let config = self.config(AdamHyper::default());
+        let (projected, basis) = predicted_sizes(config.projection, matrix.shape);
+        let state = config.optimizer.state_bytes(projected, matrix.float);
+        Some(matrix.dense(state + basis as u64 * matrix.float))
     }
 }
 

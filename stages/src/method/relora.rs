@@ -13,7 +13,7 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LoraInit, LoraParams, LoraScaling, MethodParams, MethodSetup, adapters,
+    LoraInit, LoraParams, LoraScaling, Matrix, MatrixCost, MethodParams, MethodSetup, adapters,
     lora::Lora,
     prune::{OptimizerReset, zero_share},
 };
@@ -85,6 +85,8 @@ impl ReloraParams {
 
 impl MethodParams for ReloraParams {
     const STAGE: &'static str = "relora";
+    const SOURCE: &'static str =
+        r#"Lialin et al. 2023, "ReLoRA: High-Rank Training Through Low-Rank Updates", arXiv 2307.05695"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.lora().check(at, check);
@@ -134,6 +136,12 @@ impl MethodParams for ReloraParams {
             figures: Vec::new(),
             notes: Vec::new(),
         })
+    }
+
+    /// To record ranks, the first weights are kept.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let copies = if self.record_rank { 2 } else { 1 };
+        Some(matrix.factors(self.rank, copies * matrix.numbers()))
     }
 }
 

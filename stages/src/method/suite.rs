@@ -217,7 +217,47 @@ fn state_is_as_large_as_predicted() {
     assert_eq!(targets.len(), 14);
     for params in methods() {
         let expected: usize = targets.iter().map(|shape| 4 * predicted(&params, *shape)).sum();
-        assert_eq!(Bench::new(&params).run(1).method.state_bytes(), expected as u64, "{}", params.name());
+        let bench = Bench::new(&params).run(1);
+        assert_eq!(bench.method.state_bytes(), expected as u64, "{}", params.name());
+        // What `sepia plan` says beforehand is what the method then holds and trains.
+        let costs = targets.iter().map(|shape| params.cost(Matrix { shape: *shape, float: 4 }).unwrap());
+        let costs: Vec<MatrixCost> = costs.collect();
+        assert_eq!(costs.iter().map(|cost| cost.state_bytes).sum::<u64>(), expected as u64, "{}", params.name());
+        let rest: usize = shapes
+            .iter()
+            .filter(|(path, _)| !path.ends_with("_proj.weight"))
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
+        let copies = match params {
+            AnyMethod::Relora(_) => targets.iter().map(|[m, n]| m * n).sum(),
+            _ => 0,
+        };
+        let held: u64 = costs.iter().map(|cost| cost.held).sum();
+        assert_eq!(held as usize + rest, bench.model.num_params() + copies, "{}", params.name());
+    }
+}
+
+#[test]
+fn the_state_of_every_optimizer_in_a_projection_is_as_large_as_predicted() {
+    let device = Device::flex();
+    for optimizer in ["adam", "adam8bit", "adafactor", "sgd"] {
+        for proj_type in ["std", "reverse_std", "left", "right", "full"] {
+            let text = serde_json::json!({ "rank": 24, "optimizer": optimizer, "proj_type": proj_type });
+            let params: GaloreParams = serde_json::from_value(text).unwrap();
+            for shape in [[96, 200], [200, 96], [64, 64], [20, 8]] {
+                let mut matrix = galore::Galore::new(
+                    params.config(AdamHyper::default()),
+                    shape,
+                    &device,
+                    burn::tensor::DType::F32,
+                    1,
+                );
+                let weight = Tensor::<2>::ones(shape, &device);
+                matrix.step(weight.clone(), &weight, 0.01).unwrap();
+                let cost = params.cost(Matrix { shape, float: 4 }).unwrap();
+                assert_eq!(cost.state_bytes, matrix.state_bytes() as u64, "{optimizer} {proj_type} {shape:?}");
+            }
+        }
     }
 }
 
@@ -359,6 +399,9 @@ fn every_method_is_documented_and_its_defaults_pass_its_own_check() {
             let described = property["description"].is_string() || name == "name";
             assert!(described, "{}.{name} has no description", entry.name);
         }
+    }
+    for info in METHOD_INFOS {
+        assert!(!info.source.is_empty(), "{} names no paper: give it a SOURCE", info.name);
     }
     for (params, entry) in AnyMethod::all().iter().zip(METHODS) {
         assert_eq!(params.name(), entry.name);

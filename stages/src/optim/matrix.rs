@@ -32,6 +32,20 @@ impl MatrixOptimizer {
             Self::Sgd => 0.0,
         }
     }
+
+    /// Bytes that its state of a matrix will take, at so many bytes a number: what [`MatrixState::bytes`] says then.
+    #[must_use]
+    pub fn state_bytes(&self, [m, n]: [usize; 2], float: u64) -> u64 {
+        let count = (m * n) as u64;
+        match self {
+            Self::Adam(_) => 2 * count * float,
+            Self::Adam8bit(_, eight) if m * n < eight.min_size => 2 * count * float,
+            // A byte an entry and four a block, for both moments.
+            Self::Adam8bit(_, eight) => 2 * (count + 4 * count.div_ceil(eight.block_size.max(1) as u64)),
+            Self::Adafactor(config, _) => ((m + n) as u64 + if config.beta1 > 0.0 { count } else { 0 }) * float,
+            Self::Sgd => 0,
+        }
+    }
 }
 
 /// A direction and the factor to subtract it with: `W -= factor * direction`.

@@ -1,14 +1,15 @@
 //! `evaluate`: loss and perplexity of a model on a split that it was not trained on.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Dtype, Estimate, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{EVALUATION, MODEL, TOKENS};
 use crate::{
     data::{TokenFolder, unigram_loss},
-    device, model,
-    train::{Throughput, evaluate},
+    device,
+    model::{self, LlamaConfig},
+    train::{Throughput, estimate::data_bytes, evaluate},
 };
 
 /// Evaluates a model on a whole split, the validation split if no other is named.
@@ -63,6 +64,9 @@ pub(super) struct EvaluationReport {
     pub(super) parameters: usize,
 }
 
+/// Size of the report: seven figures with their names, at most.
+const REPORT_BYTES: u64 = 512;
+
 /// The stage kind.
 #[derive(Debug)]
 pub struct Evaluate;
@@ -95,6 +99,22 @@ impl Stage for Evaluate {
         {
             let message = format!("the data has {data} token ids, but the model knows {known}");
             check.problem("batch_size", message, "evaluate on data of the tokenizer that the model was trained with");
+        }
+    }
+
+    fn estimate(params: &Self::Params, check: &Check<'_>, dtype: Dtype) -> Estimate {
+        let Some(config) = LlamaConfig::of_facts(&check.facts("model")) else { return Estimate::default() };
+        let tokens = (params.batch_size * params.seq_len.unwrap_or(config.seq_len)) as u64;
+        // Nothing is kept for a backward pass: the widest part of a block, or the logits and their softmax.
+        let widest = (4 * config.d_model + 3 * config.d_ff).max(config.d_model + 2 * config.vocab_size) as u64;
+        let parameters = config.parameters() as u64;
+        Estimate {
+            parameters: Some(parameters),
+            weight_bytes: Some(parameters * dtype.bytes()),
+            activation_bytes: Some(tokens * widest * dtype.bytes()),
+            data_bytes: data_bytes(check),
+            output_bytes: Some(REPORT_BYTES),
+            ..Estimate::default()
         }
     }
 

@@ -14,7 +14,7 @@ mod train_classifier;
 
 use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
-use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams, vision::AnyVisionMethod};
+use crate::method::{AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, vision::AnyVisionMethod};
 
 pub use evaluate::Evaluate;
 pub use evaluate_classifier::EvaluateClassifier;
@@ -37,7 +37,7 @@ pub const EVALUATION: PortType = PortType("evaluation");
 pub const RANKS: PortType = PortType("ranks");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES).with_cuda(cfg!(feature = "cuda"));
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHOD_INFOS).with_cuda(cfg!(feature = "cuda"));
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),

@@ -11,7 +11,7 @@ use faer::Mat;
 use glob::Pattern;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Estimate, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,6 +23,7 @@ use crate::{
     device,
     linalg::svd::{LinalgError, singular_values},
     metric::rank::{RankMeasures, Spectrum, scaled_stable_rank},
+    model::LlamaConfig,
 };
 
 /// Singular values and rank measures of a model's weights.
@@ -98,6 +99,9 @@ pub struct WeightRanks {
 }
 
 const FORMAT: u32 = 1;
+/// A singular value as text in JSON, indented, and the measures of one weight in all three files: at most.
+const VALUE_BYTES: u64 = 32;
+const ROW_BYTES: u64 = 4096;
 
 impl Stage for RankAnalysis {
     const KIND: &'static str = "rank-analysis";
@@ -153,6 +157,30 @@ impl Stage for RankAnalysis {
         }
         if activations.images == 0 {
             check.problem("activations.images", "`images` must be at least 1", "");
+        }
+    }
+
+    fn estimate(_: &Self::Params, check: &Check<'_>, dtype: sepia_engine::stage::Dtype) -> Estimate {
+        let Some(config) = LlamaConfig::of_facts(&check.facts("model")) else { return Estimate::default() };
+        let parameters = config.parameters() as u64;
+        let models = if check.is_connected("initial") { 2 } else { 1 };
+        let matrices: Vec<[u64; 2]> = config
+            .weight_shapes()
+            .iter()
+            .filter_map(|(_, shape)| match shape.as_slice() {
+                [m, n] => Some([*m as u64, *n as u64]),
+                _ => None,
+            })
+            .collect();
+        let largest = matrices.iter().map(|[m, n]| m * n).max().unwrap_or(0);
+        let values: u64 = matrices.iter().map(|[m, n]| m.min(n)).sum();
+        Estimate {
+            parameters: Some(parameters),
+            weight_bytes: Some(models * parameters * dtype.bytes()),
+            // A matrix in f64 and the decomposition's copy of it.
+            activation_bytes: Some(2 * 8 * largest),
+            output_bytes: Some(values * VALUE_BYTES + matrices.len() as u64 * ROW_BYTES),
+            ..Estimate::default()
         }
     }
 

@@ -1,11 +1,14 @@
 //! `text-dataset`: text files to packed tokens.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, InputFiles, NoKnobs, Port, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Dtype, Estimate, InputFiles, NoKnobs, Port, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::TOKENS;
-use crate::data::{Text, TextTokenizer, TokenWriter, TokenizerParams, split_at_tail};
+use crate::{
+    data::{Text, TextTokenizer, TokenWriter, TokenizerParams, split_at_tail},
+    train::estimate::{TOKENIZER_ENTRY, token_bytes},
+};
 
 /// Turns UTF-8 text into tokens, split into a training, a validation and, if asked for, a test part.
 ///
@@ -32,6 +35,9 @@ pub struct TextDatasetParams {
 fn default_validation() -> f64 {
     0.1
 }
+
+/// Size of `meta.json`, at most.
+const META_BYTES: u64 = 512;
 
 /// The stage kind.
 #[derive(Debug)]
@@ -86,6 +92,23 @@ impl Stage for TextDataset {
                 check.state("data", "vocab_size", vocab_size as f64);
             }
             TokenizerParams::File { .. } => {}
+        }
+    }
+
+    /// A token stands for at least one byte: with a byte-level BPE this is an upper bound, with bytes it is exact.
+    fn estimate(params: &Self::Params, check: &Check<'_>, _: Dtype) -> Estimate {
+        let bytes: u64 = check.file_sizes(&params.files).iter().map(|(_, size)| size).sum();
+        let vocab_size = match params.tokenizer {
+            TokenizerParams::Byte {} => Some(256.0),
+            TokenizerParams::Bpe { vocab_size } => Some(vocab_size as f64),
+            TokenizerParams::File { .. } => None,
+        };
+        let tokenizer = vocab_size.map_or(0, |size| size as u64 * TOKENIZER_ENTRY);
+        Estimate {
+            // The text, and its tokens as they come from the tokenizer.
+            data_bytes: (bytes > 0).then_some(5 * bytes),
+            output_bytes: (bytes > 0).then(|| bytes * token_bytes(vocab_size) + tokenizer + META_BYTES),
+            ..Estimate::default()
         }
     }
 

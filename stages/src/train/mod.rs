@@ -7,6 +7,7 @@
 mod adamw;
 mod batches;
 mod checkpoint;
+pub(crate) mod estimate;
 mod eval;
 mod gradients;
 mod guard;

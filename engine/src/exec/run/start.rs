@@ -15,10 +15,11 @@ use crate::{
         reaper::Reaper,
         record::now_ms,
     },
+    fetch,
     graph::NodeId,
     key::StageKey,
     plan::with_files,
-    stage::Job,
+    stage::{Job, Places},
 };
 
 impl Run<'_, '_> {
@@ -104,7 +105,9 @@ impl Run<'_, '_> {
         self.nodes[id.index()].attempts += 1;
         let attempt = self.nodes[id.index()].attempts;
         self.prepare_machinery(node.entry.open)?;
-        let params = match with_files(&node.params, &self.plan.folder) {
+        let downloads = fetch::folder(&self.store);
+        let places = Places { folder: &self.plan.folder, downloads: Some(&downloads) };
+        let params = match with_files(&node.params, places) {
             Ok(params) => params,
             Err(error) => {
                 let failure =
