@@ -15,6 +15,7 @@ mod params;
 mod report;
 mod run;
 mod schedule;
+pub mod vision;
 
 pub use adamw::{AdamFlavour, AdamHyper, AdamState};
 pub use batches::Batches;
