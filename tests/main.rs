@@ -4,6 +4,7 @@
 mod command_stage;
 mod damage;
 mod errors;
+mod factorisation;
 mod failures;
 mod incremental;
 mod interrupts;

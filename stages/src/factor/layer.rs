@@ -4,7 +4,9 @@ use burn::tensor::Tensor;
 use faer::Mat;
 use sepia_engine::stage::StageError;
 
-use super::{Keep, RankRule, RankRuleError, Sigma, Truncated, decouple, split, truncate, truncate_filters};
+use super::{
+    Keep, RankRule, RankRuleError, Sigma, Truncated, decouple, split, split_weighted, truncate, truncate_filters,
+};
 use crate::{
     linalg::{
         host::{to_device, to_host},
@@ -96,6 +98,24 @@ pub fn factorize_layer(layer: &mut Layer, form: Form, rank: usize, extra_norm: b
     let convolution = matches!(layer.geometry, Geometry::Conv(_));
     let norm = (extra_norm && convolution).then(|| BatchNorm::new(format!("{}.bn", layer.path), rank, &device));
     layer.factorize(form, to_device(&left, &device, dtype), to_device(&right, &device, dtype), norm)?;
+    Ok(())
+}
+
+/// The same in the channel form with factors that are best where the layer's inputs are large. `input_squares` are sums of
+/// squares over a sample, of each input or input channel.
+///
+/// # Errors
+/// As [`factorize_layer`].
+pub fn factorize_layer_weighted(layer: &mut Layer, rank: usize, input_squares: &[f64]) -> Result<(), LayerError> {
+    layer.check(Form::Channel, rank)?;
+    let whole = host(layer, Form::Channel)?;
+    // Every entry of a kernel sees its input channel.
+    let patch = whole.ncols() / input_squares.len().max(1);
+    let squares: Vec<f64> = input_squares.iter().flat_map(|square| std::iter::repeat_n(*square, patch)).collect();
+    let (left, right) = split_weighted(&whole, rank, &squares).map_err(linalg(layer))?;
+    let dense = layer.dense();
+    let (device, dtype) = (dense.device(), dense.dtype());
+    layer.factorize(Form::Channel, to_device(&left, &device, dtype), to_device(&right, &device, dtype), None)?;
     Ok(())
 }
 

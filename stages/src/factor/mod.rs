@@ -16,6 +16,8 @@ pub use assign::{Measure, Ranks, by_rule, by_table, chosen, form_of, only_smalle
 pub use budget::{RankRule, RankRuleError, fits, is_smaller_factored};
 pub use choose::{ChooseError, choose};
 pub use decouple::{Decoupled, decouple, truncate_filters};
-pub use layer::{LayerError, factorize_layer, is_body, is_grouped, pays, rank_by_rule, truncate_layer};
-pub use split::{Sigma, split};
+pub use layer::{
+    LayerError, factorize_layer, factorize_layer_weighted, is_body, is_grouped, pays, rank_by_rule, truncate_layer,
+};
+pub use split::{Sigma, split, split_weighted};
 pub use truncate::{Keep, Truncated, truncate};

@@ -29,9 +29,50 @@ pub fn split(matrix: &Mat<f64>, k: usize, sigma: Sigma) -> Result<(Mat<f64>, Mat
     Ok((left, right))
 }
 
+/// The factors of rank `k` whose product is closest where the inputs are large: those of `W D`, the second multiplied by
+/// `D^-1`, with `D` the roots of the sums of squares of each input (LoRAP's activation-weighted decomposition). Inputs that
+/// are always 0 count as 1e-4. The scale of `D` as a whole does not matter.
+///
+/// # Errors
+/// As [`svd`].
+pub fn split_weighted(matrix: &Mat<f64>, k: usize, input_squares: &[f64]) -> Result<(Mat<f64>, Mat<f64>), LinalgError> {
+    let weight = |j: usize| match input_squares.get(j).copied().unwrap_or(0.0).sqrt() {
+        root if root > 0.0 => root,
+        _ => 1e-4,
+    };
+    let weighted = Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] * weight(j));
+    let (left, right) = split(&weighted, k, Sigma::Balanced)?;
+    let right = Mat::from_fn(right.nrows(), right.ncols(), |i, j| right[(i, j)] / weight(j));
+    Ok((left, right))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{Rows, assert_near, vector};
+
+    #[test]
+    fn vector_lorap_awsvd() {
+        let vector = vector("lorap_awsvd");
+        let rows: Rows = vector.input("W");
+        let w = Mat::from_fn(rows.len(), rows[0].len(), |i, j| rows[i][j]);
+        let squares: Vec<f64> = vector.input("input_sq_norms");
+        let (left, right) = split_weighted(&w, vector.input("k"), &squares).unwrap();
+        let product = left * right;
+        for (i, row) in vector.expected::<Rows>("L_R").iter().enumerate() {
+            for (j, expected) in row.iter().enumerate() {
+                assert_near(product[(i, j)], *expected, vector.tol());
+            }
+        }
+    }
+
+    #[test]
+    fn dead_inputs_count_little_and_break_nothing() {
+        let w = Mat::from_fn(3, 2, |i, j| if j == 0 { 1.0 } else { (i as f64) * 9.0 });
+        let (left, right) = split_weighted(&w, 1, &[4.0, 0.0]).unwrap();
+        let product = left * right;
+        assert!((0..3).all(|i| (product[(i, 0)] - 1.0).abs() < 1e-6), "{product:?}");
+    }
 
     #[test]
     fn balanced_factors_have_equal_gram_matrices_and_the_other_split_an_orthonormal_first() {

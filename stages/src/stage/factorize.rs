@@ -6,11 +6,13 @@ use schemars::JsonSchema;
 use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::{MODEL, RANKS, rank_analysis};
+use super::{IMAGES, MODEL, RANKS, rank_analysis};
 use crate::{
+    data::{ImageBatch, ImageFolder},
     device,
     factor::{self, Measure, RankRule},
-    model::vision::{Form, VisionModel, Weight, load_vision, save_vision},
+    model::vision::{Form, Pass, Seen, VisionModel, Weight, load_vision, save_vision},
+    train::vision::fits_data,
 };
 
 /// Replaces layers of a trained classifier by two smaller ones, from the singular value decomposition of their weights.
@@ -42,6 +44,8 @@ pub struct FactorizeParams {
     pub keep_larger: bool,
     /// A new BatchNorm between the factors of each convolution (Cuttlefish's extra BN); it needs training.
     pub extra_norm: bool,
+    /// With the input `data`: training images whose activations weigh each layer's inputs.
+    pub calibration_images: usize,
 }
 
 impl Default for FactorizeParams {
@@ -54,6 +58,7 @@ impl Default for FactorizeParams {
             form: Form::Channel,
             keep_larger: false,
             extra_norm: false,
+            calibration_images: 512,
         }
     }
 }
@@ -68,6 +73,8 @@ impl Stage for Factorize {
     const INPUTS: &'static [Port] = &[
         Port::new("model", MODEL, "a trained classifier of images"),
         Port::new("ranks", RANKS, "its rank analysis, for `measure`").optional(),
+        Port::new("data", IMAGES, "images whose activations decide which directions count (LoRAP's weighted SVD)")
+            .optional(),
         Port::new("like", MODEL, "a factorised model of the same architecture, whose forms and ranks are taken")
             .optional(),
     ];
@@ -104,6 +111,19 @@ impl Stage for Factorize {
         if params.extra_norm && params.form == Form::Decoupled {
             check.problem("extra_norm", "decoupled convolutions take no BatchNorm between their halves", "");
         }
+        if check.is_connected("data") {
+            if params.form != Form::Channel || params.extra_norm {
+                let message = "factors weighted by activations have the channel form, without a BatchNorm between them";
+                check.problem(
+                    if params.extra_norm { "extra_norm" } else { "form" },
+                    message,
+                    "leave the input `data` out",
+                );
+            }
+            if params.calibration_images == 0 {
+                check.problem("calibration_images", "`calibration_images` must be at least 1", "");
+            }
+        }
         for (name, rank) in &params.table {
             if *rank == 0 {
                 check.problem("table", format!("rank 0 leaves nothing of `{name}`"), "give a rank of at least 1");
@@ -137,16 +157,56 @@ fn factorize(params: &FactorizeParams, ctx: &mut StageContext<'_>) -> Result<(),
     let wanted = wanted(params, &model, ctx)?;
     let (smaller, larger) = factor::only_smaller(&model, wanted)?;
     let ranks = if params.keep_larger { [smaller, larger].concat() } else { stay_dense(&larger, ctx, smaller) };
+    let squares = match ctx.input_opt("data") {
+        Some(folder) => input_squares(&model, &ImageFolder::open(&folder)?, params.calibration_images, &device)?,
+        None => BTreeMap::new(),
+    };
     let total = ranks.len() as u64;
     for (done, (path, form, rank)) in ranks.iter().enumerate() {
         ctx.stop_if_asked()?;
-        factor::factorize_layer(model.layer_mut(path)?, *form, *rank, params.extra_norm)?;
+        let layer = model.layer_mut(path)?;
+        match squares.get(path) {
+            Some(squares) => factor::factorize_layer_weighted(layer, *rank, squares)?,
+            None => factor::factorize_layer(layer, *form, *rank, params.extra_norm)?,
+        }
         ctx.progress(&Progress { done: done as u64 + 1, total, unit: "layer".to_owned(), figures: Vec::new() });
     }
     save_vision(&model, &ctx.output("model")?)?;
     ctx.result("parameters", model.parameters() as f64)?;
     ctx.result("macs", model.macs() as f64)?;
     report_ranks(ctx)
+}
+
+/// Images in one forward pass of the calibration.
+const BATCH: usize = 128;
+
+/// Of every layer the sums of squares of its inputs or input channels, over training images.
+fn input_squares(
+    model: &VisionModel,
+    data: &ImageFolder,
+    images: usize,
+    device: &burn::tensor::Device,
+) -> Result<BTreeMap<String, Vec<f64>>, StageError> {
+    let train = data.train()?;
+    fits_data(model.config(), &data.meta)?;
+    let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut watch = |path: &str, seen: &Seen<'_>| {
+        let squares = match seen {
+            Seen::Rows(x) => (*x).clone().square().sum_dim(0).into_data(),
+            Seen::Maps(x, _) => (*x).clone().square().sum_dim(0).sum_dim(2).sum_dim(3).into_data(),
+        };
+        let squares = squares.convert::<f64>().try_into_vec::<f64>().unwrap_or_default();
+        let sums = found.entry(path.to_owned()).or_insert_with(|| vec![0.0; squares.len()]);
+        sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+    };
+    // Evenly over the split: files are often sorted by class.
+    let count = images.min(train.len());
+    let order: Vec<usize> = (0..count).map(|index| index * train.len() / count.max(1)).collect();
+    for indices in order.chunks(BATCH) {
+        let batch = ImageBatch::new(&train, &data.meta, indices, None, device);
+        drop(model.forward(batch.images, &mut Pass::eval().watched(&mut watch)));
+    }
+    Ok(found)
 }
 
 fn stay_dense(larger: &factor::Ranks, ctx: &mut StageContext<'_>, smaller: factor::Ranks) -> factor::Ranks {
@@ -162,8 +222,8 @@ pub(super) fn report_ranks(ctx: &mut StageContext<'_>) -> Result<(), StageError>
     let layers = model.layers();
     let factored: Vec<_> = layers.iter().filter_map(|layer| Some((layer.path.as_str(), layer.factored()?.1))).collect();
     ctx.result("factored_layers", factored.len() as f64)?;
-    ctx.result("parameters_ratio", model.parameters() as f64 / model.dense_parameters().max(1) as f64)?;
-    ctx.result("macs_ratio", model.macs() as f64 / model.dense_macs().max(1) as f64)?;
+    ctx.result("parameters_kept", model.parameters() as f64 / model.dense_parameters().max(1) as f64)?;
+    ctx.result("macs_kept", model.macs() as f64 / model.dense_macs().max(1) as f64)?;
     for (path, rank) in factored {
         ctx.result(&format!("rank/{path}"), rank as f64)?;
     }

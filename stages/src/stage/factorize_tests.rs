@@ -62,7 +62,7 @@ fn full_ranks_compute_what_the_dense_model_did_in_every_form() {
 fn a_ratio_makes_the_model_smaller_and_its_layers_the_best_of_their_rank() {
     let (bench, dense) = (Bench::new(), model(Architecture::Resnet20));
     let (found, points) = run(&bench, "quarter", &dense, &params(json!({ "ranks": { "ratio": 0.25 } }))).unwrap();
-    assert!(result(&points, "parameters_ratio") < 0.5);
+    assert!(result(&points, "parameters_kept") < 0.5);
     assert_eq!(result(&points, "parameters"), found.parameters() as f64);
     assert_eq!(result(&points, "rank/layer3.2.conv2"), 8.0);
     let layer = found.layer("layer3.2.conv2").unwrap();
@@ -75,7 +75,7 @@ fn a_ratio_makes_the_model_smaller_and_its_layers_the_best_of_their_rank() {
 fn layers_whose_factors_would_be_larger_stay_dense() {
     let (bench, dense) = (Bench::new(), model(Architecture::Resnet20));
     let (found, points) = run(&bench, "full", &dense, &params(json!({ "ranks": { "ratio": 1.0 } }))).unwrap();
-    assert_eq!((result(&points, "factored_layers"), result(&points, "parameters_ratio")), (0.0, 1.0));
+    assert_eq!((result(&points, "factored_layers"), result(&points, "parameters_kept")), (0.0, 1.0));
     assert!(!found.layer("layer1.0.conv1").unwrap().is_factored());
 }
 
@@ -135,4 +135,49 @@ fn a_manifest_that_cannot_work_is_refused_before_anything_runs() {
         ["ranks: `ranks`, `measure` and the input `like` each say the ranks of the same layers"]
     );
     assert_eq!(problems(json!({ "ranks": { "energy": 0.9 } }), &["model"]), Vec::<String>::new());
+}
+
+#[test]
+fn activations_decide_which_directions_are_kept() {
+    use crate::data::ImageFormat;
+    use crate::stage::{ImageDataset, image_dataset::ImageDatasetParams};
+    use sepia_engine::stage::InputFiles;
+    let (bench, mut dense) = (Bench::new(), model(Architecture::Lenet));
+    let folder = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
+    let path = |what: &str| folder.join(format!("train-{what}-ubyte.gz"));
+    let images = ImageDatasetParams {
+        format: ImageFormat::Idx,
+        train: InputFiles::of(vec![path("images-idx3"), path("labels-idx1")]),
+        validation: None,
+        validation_part: 0.5,
+        classes: None,
+        max_per_class: Some(20),
+    };
+    let job = bench.job("data", &[], &["data"]);
+    let data = job.outputs["data"].clone();
+    Bench::run::<ImageDataset>(&images, job, &mut Recorder::default()).unwrap();
+    let config = VisionConfig { image_size: [28; 2], ..dense.config().clone() };
+    dense = VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex());
+    let source = bench.path("dense");
+    save_vision(&dense, &source).unwrap();
+    let params = params(json!({ "ranks": { "rank": 12 }, "layers": ["fc1"] }));
+    let factors = |name: &str, inputs: &[(&str, &camino::Utf8Path)]| {
+        Bench::run::<Factorize>(&params, bench.job(name, inputs, &["model"]), &mut Recorder::default()).unwrap();
+        load_vision(&bench.path(name).join("model"), &Device::flex()).unwrap()
+    };
+    let plain = factors("plain", &[("model", &source)]);
+    let weighted = factors("weighted", &[("model", &source), ("data", &data)]);
+    let folder = ImageFolder::open(&data).unwrap();
+    let squares = input_squares(&dense, &folder, 100, &Device::flex()).unwrap().remove("fc1").unwrap();
+    assert_eq!(squares.len(), 400);
+    // The error over the inputs that come, `||(W - W_k) D||_F`, is smaller; that of the matrix itself is larger.
+    let matrix = |model: &VisionModel| to_host(&model.layer("fc1").unwrap().dense()).unwrap();
+    let whole = matrix(&dense);
+    let errors = |model: &VisionModel| {
+        let off = &whole - matrix(model);
+        let over_inputs = faer::Mat::from_fn(off.nrows(), off.ncols(), |i, j| off[(i, j)] * squares[j].sqrt());
+        (off.norm_l2(), over_inputs.norm_l2())
+    };
+    let ((plain, plain_seen), (weighted, weighted_seen)) = (errors(&plain), errors(&weighted));
+    assert!(weighted_seen < plain_seen && weighted > plain, "{plain_seen} {weighted_seen}");
 }

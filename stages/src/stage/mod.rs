@@ -4,6 +4,8 @@ mod cuttlefish;
 mod cuttlefish_profile;
 mod evaluate;
 mod evaluate_classifier;
+#[cfg(test)]
+mod factor_training_tests;
 mod factorize;
 mod image_dataset;
 mod maestro;

@@ -258,7 +258,7 @@ mod tests {
         let mut run = Cuttlefish::new(&quick(), 1e-4, None, &model).unwrap();
         assert_eq!(run.layers(), ["fc2", "fc3"]);
         let initial = run.initial.clone();
-        cut(&mut model, 4);
+        cut(&mut model, 2);
         let mut epoch = 0;
         while !run.end_epoch(epoch, 20, &mut model).unwrap() {
             epoch += 1;
@@ -282,7 +282,7 @@ mod tests {
         let params = CuttlefishParams { switch_epoch: Some(1), ..quick() };
         let mut run = Cuttlefish::new(&params, 1e-2, None, &model).unwrap();
         assert!(run.penalties(&model).is_empty());
-        cut(&mut model, 3);
+        cut(&mut model, 2);
         assert!(run.end_epoch(0, 20, &mut model).unwrap());
         let names: Vec<String> = run.penalties(&model).into_keys().collect();
         assert_eq!(names, ["fc2.u", "fc2.v", "fc3.u", "fc3.v"]);
