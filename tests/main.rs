@@ -5,6 +5,7 @@ mod command_stage;
 mod damage;
 mod devices;
 mod errors;
+mod factorisation;
 mod failures;
 mod incremental;
 mod interrupts;

@@ -5,18 +5,21 @@
 //! stage `train`, has a reference, and is put through the tests that hold for every method.
 
 mod adapters;
+pub mod cuttlefish;
 pub mod fira;
 pub mod flora;
 mod full;
 pub mod galore;
 mod lora;
 mod low_rank;
+pub mod maestro;
 mod per_matrix;
 pub mod projection;
 pub mod prune;
 mod relora;
 #[cfg(test)]
 mod suite;
+pub mod trp;
 pub mod vision;
 
 use schemars::JsonSchema;

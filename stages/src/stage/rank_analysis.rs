@@ -216,6 +216,15 @@ impl Stage for RankAnalysis {
     }
 }
 
+/// Reads what the stage wrote.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub(super) fn read_ranks(folder: &Utf8Path) -> Result<Ranks, StageError> {
+    let path = folder.join("ranks.json");
+    serde_json::from_str(&fs_err::read_to_string(&path)?).map_err(|error| StageError::unreadable(&path, error))
+}
+
 fn read(folder: &Utf8Path) -> Result<Vec<u8>, StageError> {
     let path = folder.join("model.safetensors");
     if !path.exists() {

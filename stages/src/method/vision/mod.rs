@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use full::FullVisionParams;
 
-use super::MethodEntry;
+use super::{MethodEntry, cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
 use crate::train::vision::{VisionMethod, VisionMethodParams, VisionSetup};
 
 macro_rules! vision_methods {
@@ -45,6 +45,9 @@ macro_rules! vision_methods {
 
 vision_methods! {
     Full(FullVisionParams) = "full", "every weight in full: the baseline";
+    Trp(TrpParams) = "trp", "truncated every few steps, decomposed at the end";
+    Cuttlefish(CuttlefishParams) = "cuttlefish", "in full until the stable ranks settle, then as factors";
+    Maestro(MaestroParams) = "maestro", "ordered factors whose vanishing components are cut off";
 }
 
 impl Default for AnyVisionMethod {

@@ -331,7 +331,8 @@ impl Layer {
 
 impl Factors {
     /// The first `kept` components; all for `None`. Components of a factor are its columns (`u`) and rows (`v`).
-    fn prefix(&self, kept: Option<usize>) -> (Tensor<2>, Tensor<2>) {
+    #[must_use]
+    pub fn prefix(&self, kept: Option<usize>) -> (Tensor<2>, Tensor<2>) {
         let (u, v) = (self.u.clone(), self.v.clone());
         let Some(kept) = kept.filter(|kept| *kept < self.rank) else { return (u, v) };
         let kept = kept.max(1);
