@@ -12,7 +12,8 @@ mod select;
 mod wiring;
 
 pub use device::resolve_device;
-pub use external::{ExternalFile, external_files, with_content, with_files};
+pub(crate) use external::content_of;
+pub use external::{ExternalFile, external_files, names_files, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
 pub(crate) use params::place_of;
 pub use select::{Selection, select};

@@ -80,6 +80,12 @@ impl Node {
         self.wires.iter().map(|wire| wire.from)
     }
 
+    /// Devices that it has to itself while it runs: what it asks for, else one if it computes on a GPU.
+    #[must_use]
+    pub fn devices(&self) -> usize {
+        self.decl.resources.device.unwrap_or(usize::from(matches!(self.device, Device::Cuda(_))))
+    }
+
     /// Threads it may use: what it asks for, else one. Never what happens to be free.
     #[must_use]
     pub fn threads(&self) -> usize {

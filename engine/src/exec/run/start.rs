@@ -14,6 +14,7 @@ use crate::{
         keys::{KeyError, NodeOutputs},
         reaper::Reaper,
         record::now_ms,
+        slots,
     },
     graph::NodeId,
     key::StageKey,
@@ -145,6 +146,7 @@ impl Run<'_, '_> {
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
             log: self.log_path(id)?,
+            visible: slots::visible(self.scheduler.devices_of(id), &self.devices),
             program: self.options.program.clone(),
         };
         let control = Control::default();
