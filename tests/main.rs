@@ -4,9 +4,12 @@
 mod command_stage;
 mod damage;
 mod errors;
+mod explaining;
 mod failures;
 mod incremental;
 mod interrupts;
+mod limits;
+mod nothing_to_do;
 mod quickstart;
 mod random_graphs;
 mod sharing_a_store;

@@ -29,7 +29,6 @@ use sepia_cache::{Digest, write_canonical, write_canonical_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-
 /// Version of the table above. Raised when it changes.
 pub const KEY_SCHEMA: u32 = 1;
 

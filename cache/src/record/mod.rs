@@ -18,8 +18,8 @@ pub use metrics::{Metrics, Series};
 
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
-use canonical::canonical_json;
 use crate::object::ObjectRef;
+use canonical::canonical_json;
 
 /// The version of [`Record`] that this code writes, and the newest it reads.
 pub const RECORD_SCHEMA: u32 = 1;

@@ -35,15 +35,16 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         }
     }
     let project = project::load(registry, manifest, &args.chosen.source.changes)?;
+    // From here on there is something to end in good order.
+    let signals = Signals::default();
+    let raised = signals.clone();
+    ctrlc::set_handler(move || raised.raise())
+        .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
     let found = looking.take().map(join).transpose()?.flatten().or(found);
     let lookup = match found {
         Some(lookup) => lookup,
         None => Lookup::open(&project::open_store(global, manifest)?)?,
     };
-    let signals = Signals::default();
-    let raised = signals.clone();
-    ctrlc::set_handler(move || raised.raise())
-        .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
     let basis = project::basis(global, &args.chosen, &project);
     let options = RunOptions { basis, signals, ..options(args, project.manifest_digest)? };
     let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;

@@ -186,11 +186,7 @@ fn stage_text(store: &Store, row: &NodeRow, record: &Record) -> String {
             )
         }),
     );
-    section(
-        &mut text,
-        "results",
-        whole(record).map(|(name, value)| (name.to_owned(), number(value))),
-    );
+    section(&mut text, "results", whole(record).map(|(name, value)| (name.to_owned(), number(value))));
     section(
         &mut text,
         "series",

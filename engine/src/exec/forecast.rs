@@ -39,7 +39,12 @@ pub fn forecast(plan: &Plan, store: &Arc<Store>, chosen: &[bool], forced: &[bool
 ///
 /// # Errors
 /// As [`forecast`].
-pub fn forecast_from(plan: &Plan, lookup: &Lookup, chosen: &[bool], forced: &[bool]) -> Result<Vec<Forecast>, KeyError> {
+pub fn forecast_from(
+    plan: &Plan,
+    lookup: &Lookup,
+    chosen: &[bool],
+    forced: &[bool],
+) -> Result<Vec<Forecast>, KeyError> {
     let keys = KeyMaker::new(plan, lookup.store().file_digests());
     let mut outputs: Vec<Option<NodeOutputs>> = vec![None; plan.nodes.len()];
     let mut forecasts = vec![Forecast::Outside; plan.nodes.len()];

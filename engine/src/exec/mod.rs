@@ -3,7 +3,8 @@
 //! One single-threaded loop ([`run`](mod@run)) owns all state and takes one message at a time: a report of a worker, the end
 //! of an attempt, a commit that is durable, a signal, a tick. What it decides is in the [`scheduler`], a pure state
 //! machine. Everything slow happens elsewhere: an attempt in a thread of its own that starts a child process
-//! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread.
+//! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread. Where nothing has changed since everything
+//! was done, none of this happens: see [`standing`].
 //!
 //! Invariants:
 //! - Every chosen node ends in exactly one final state ([`state`]).

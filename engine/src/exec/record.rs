@@ -153,7 +153,7 @@ impl RunRecord {
         Record {
             schema: RECORD_SCHEMA,
             key: key.0,
-            key_inputs: serde_json::from_str(&key_inputs.canonical()).unwrap_or_default(),
+            key_inputs: serde_json::to_value(key_inputs).unwrap_or_default(),
             kind: node.entry.kind.to_owned(),
             stage_version: node.entry.version,
             node: node.name.clone(),

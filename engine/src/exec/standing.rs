@@ -73,7 +73,8 @@ impl Basis {
 /// The running program, by what changes when it is built anew.
 fn program() -> String {
     let stat = std::env::current_exe().and_then(fs_err::metadata);
-    stat.map(|stat| format!("{} {} {} {}", stat.ino(), stat.size(), stat.mtime(), stat.mtime_nsec())).unwrap_or_default()
+    stat.map(|stat| format!("{} {} {} {}", stat.ino(), stat.size(), stat.mtime(), stat.mtime_nsec()))
+        .unwrap_or_default()
 }
 
 /// Where a plan stood when everything of it was in the store.

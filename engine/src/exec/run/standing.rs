@@ -31,6 +31,7 @@ pub fn run_standing(
         }
     };
     let count = standing.nodes().len() as u64;
+    tracing::debug!(stages = count, "nothing has changed since the last run");
     let (run, manifest) = (record.run.clone(), options.manifest.clone());
     emit(RunEvent::RunStarted { format: EVENT_FORMAT, run, manifest, nodes: count });
     if count > 0 {
