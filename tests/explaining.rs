@@ -52,15 +52,15 @@ fn explain_names_the_fields_before_and_after() {
     project.edit("m.toml", "echo other", "echo another");
     let explained = project.json(&["explain", "other", "--manifest", "m.toml", "--format", "json"]);
     assert_eq!(explained["state"], "run");
-    let changes = explained["reason"]["changes"].as_array().unwrap();
+    let changes = explained["why"]["changes"].as_array().unwrap();
     assert_eq!(changes.len(), 1, "{explained:#}");
     assert_eq!(changes[0]["field"], "params.argv");
     assert_eq!(changes[0]["before"][2], "echo other > out");
     assert_eq!(changes[0]["after"][2], "echo another > out");
     // Why a past execution ran, by its key.
     let key = project.json(&["show", "--format", "json"])["nodes"][0]["record"]["key"].as_str().unwrap().to_owned();
-    let past = project.sepia(&["explain", &key]);
-    assert!(past.code == 0 && past.out.contains("never ran here"), "{}{}", past.out, past.err);
+    let past = project.json(&["explain", &key, "--format", "json"]);
+    assert_eq!(past["why"]["reason"], "never", "{past:#}");
     // What was made upstream is named with the reason it was made.
     project.edit("m.toml", "echo 1 >", "echo 2 >");
     project.run("m.toml");

@@ -202,11 +202,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("x")).unwrap();
         let large = usize::try_from(large::LARGE).unwrap();
-        let sizes = [0, 1, 4095, 4096, 4097, PIECE / 4, PIECE - 1, PIECE, PIECE + 1, large - 1, large, large + 1];
-        for size in sizes.into_iter().chain([3 * PIECE, 3 * PIECE + 7, (16 << 20) + 1, (24 << 20) + 1025]) {
-            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
-            std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes), "{size} bytes");
+        let bytes: Vec<u8> = (0..251u8).collect::<Vec<_>>().repeat((9 << 20) / 251 + 1);
+        for size in
+            [0, 1, 4095, 4096, 4097, PIECE / 4, PIECE - 1, PIECE, PIECE + 1, large - 1, large, large + 1025, 9 << 20]
+        {
+            std::fs::write(&path, &bytes[..size]).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes[..size]), "{size} bytes");
         }
     }
 

@@ -4,6 +4,7 @@
 //! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
 
 pub mod cli;
+pub mod device;
 pub mod diagnostic;
 pub mod event;
 pub mod exec;

@@ -40,7 +40,8 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
         Ok(text)
     };
     let mut sources = Sources::default();
-    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options(changes, &loader)).and_then(
+    let set = changes.sets();
+    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options(changes, &set, &loader)).and_then(
         |(manifest, warnings)| {
             let mut plan = Plan::resolve(manifest, registry, &folder)?;
             plan.warnings.splice(0..0, warnings);
@@ -60,15 +61,12 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
 pub(super) fn resolved(path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
     let text = read(path)?;
     let mut sources = Sources::default();
-    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &load_text)).map_err(|found| Failure {
-        exit: Exit::Usage,
-        found,
-        sources,
-    })
+    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &changes.sets(), &load_text))
+        .map_err(|found| Failure { exit: Exit::Usage, found, sources })
 }
 
-fn options<'a>(changes: &'a Changes, loader: Loader<'a>) -> Load<'a> {
-    Load { profile: changes.profile.as_deref(), set: &changes.set, matrix: &changes.matrix, loader: Some(loader) }
+fn options<'a>(changes: &'a Changes, set: &'a [String], loader: Loader<'a>) -> Load<'a> {
+    Load { profile: changes.profile.as_deref(), set, matrix: &changes.matrix, loader: Some(loader) }
 }
 
 fn load_text(path: &str) -> Result<String, String> {
@@ -92,7 +90,9 @@ pub(super) fn standing(global: &Global, chosen: &Chosen) -> Result<Option<Standi
 
 /// Every word of the command line that can shape a plan, and some that cannot.
 fn asked(global: &Global, chosen: &Chosen) -> Option<String> {
-    (chosen.force.is_empty() && !chosen.only).then(|| format!("{global:?} {chosen:?}"))
+    // None of these shapes a plan. Whoever adds one that does is reminded here.
+    let Global { store: _, verbose: _, quiet: _ } = global;
+    (chosen.force.is_empty() && !chosen.only).then(|| format!("{chosen:?}"))
 }
 
 fn read(path: &Utf8Path) -> Result<String, Failure> {

@@ -9,10 +9,11 @@ use super::{
     output, plan, project,
 };
 use crate::{
+    device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
     exec::{self, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
-    plan::{Plan, Selection, place_of},
+    plan::{Plan, Selection, place_of, select},
     report::{JsonLines, Terminal, TerminalOptions},
     stage::Registry,
 };
@@ -45,6 +46,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         Some(lookup) => lookup,
         None => Lookup::open(&project::open_store(global, manifest)?)?,
     };
+    check_gpus(registry, &project, &lookup, &args.chosen)?;
     let basis = project::basis(global, &args.chosen, &project);
     let options = RunOptions { basis, signals, ..options(args, project.manifest_digest)? };
     let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
@@ -100,6 +102,34 @@ fn told(
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
     run(&mut [listener]).map_err(failure)
+}
+
+/// Fails before anything runs where a stage would need a GPU that is not there.
+fn check_gpus(
+    registry: Registry,
+    project: &project::Project,
+    lookup: &Lookup,
+    wanted: &args::Chosen,
+) -> Result<(), Failure> {
+    let plan = &project.plan;
+    let wrong = |found| Failure { exit: Exit::Usage, found, sources: project.sources.clone() };
+    let chosen = select(plan, &selection(wanted)).map_err(wrong)?;
+    let forced = exec::lookup::forced(plan, &wanted.force, &chosen).map_err(wrong)?;
+    let gpus = || Gpus::of_this_machine(registry.cuda());
+    let missing = exec::missing_gpus(plan, lookup.store(), (&chosen, &forced), gpus).map_err(RunError::from);
+    let missing = missing.map_err(failure)?;
+    let Some((first, why)) = missing.first() else { return Ok(()) };
+    let node = plan.node(*first);
+    let span = node.decl.device.as_ref().map_or(node.decl.name.span, |word| word.span);
+    let others = match missing.len() {
+        1 => String::new(),
+        more => format!(" (and {} more)", more - 1),
+    };
+    let error = Diagnostic::error("run::no-gpu", format!("`{}`{others} would have to run on a GPU: {why}", node.name))
+        .label(span, "needs a GPU")
+        .help(why.help())
+        .help("what is in the store needs none: `sepia plan` says what would run");
+    Err(wrong(vec![error]))
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {

@@ -18,6 +18,7 @@ mod child;
 mod command;
 mod committer;
 mod forecast;
+mod gpu_check;
 mod keys;
 pub(crate) mod lookup;
 mod options;
@@ -34,6 +35,7 @@ mod state;
 mod worker;
 
 pub use forecast::{Forecast, forecast, forecast_from};
+pub use gpu_check::missing_gpus;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{RunOptions, Signals};

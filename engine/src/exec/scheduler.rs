@@ -303,7 +303,7 @@ mod tests {
 
     fn scheduler(graph: &Graph, nodes: usize, threads: usize) -> Scheduler<'_> {
         let amount = Amount { threads: 1, ..Amount::default() };
-        let total = Amount { threads, memory: 0, devices: 0 };
+        let total = Amount { threads, ..Amount::default() };
         Scheduler::new(graph, &vec![true; nodes], vec![Demand { amount, priority: 0 }; nodes], Slots::new(total))
     }
 
@@ -401,7 +401,7 @@ mod tests {
                 }
             }
             prop_assert!(running.is_empty());
-            prop_assert_eq!(scheduler.slots.take(Amount { threads, memory: 0, devices: 0 }).is_some(), true);
+            prop_assert_eq!(scheduler.slots.take(Amount { threads, ..Amount::default() }).is_some(), true);
         }
     }
 }

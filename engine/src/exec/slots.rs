@@ -12,6 +12,8 @@ pub(super) struct Amount {
     pub(super) memory: u64,
     /// Devices.
     pub(super) devices: usize,
+    /// The number of the one device that will do, if not any will.
+    pub(super) pinned: Option<usize>,
 }
 
 /// What was granted, until it is given back.
@@ -45,6 +47,7 @@ impl Slots {
             threads: wanted.threads.min(self.total.threads),
             memory: wanted.memory.min(self.total.memory),
             devices: wanted.devices.min(self.total.devices),
+            pinned: wanted.pinned.filter(|number| *number < self.total.devices),
         }
     }
 
@@ -55,9 +58,10 @@ impl Slots {
         self.used.threads + granted.threads <= self.total.threads
             && self.used.memory + granted.memory <= self.total.memory
             && self.used.devices + granted.devices <= self.total.devices
+            && granted.pinned.is_none_or(|number| self.device_free[number])
     }
 
-    /// Takes an amount if it is free; of the devices, those with the lowest numbers.
+    /// Takes an amount if it is free; of the devices, the one that is asked for, else those with the lowest numbers.
     pub(super) fn take(&mut self, wanted: Amount) -> Option<Grant> {
         if !self.fits(wanted) {
             return None;
@@ -66,12 +70,16 @@ impl Slots {
         self.used.threads += amount.threads;
         self.used.memory += amount.memory;
         self.used.devices += amount.devices;
-        let mut devices = Vec::with_capacity(amount.devices);
+        let mut devices: Vec<usize> = amount.pinned.filter(|_| amount.devices > 0).into_iter().collect();
+        for number in &devices {
+            self.device_free[*number] = false;
+        }
         for (number, free) in self.device_free.iter_mut().enumerate() {
             if devices.len() < amount.devices && std::mem::take(free) {
                 devices.push(number);
             }
         }
+        devices.sort_unstable();
         Some(Grant { amount, devices })
     }
 
@@ -135,8 +143,8 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_not_free_and_too_much_runs_alone() {
-        let amount = |threads| Amount { threads, memory: 10, devices: 0 };
-        let mut slots = Slots::new(Amount { threads: 2, memory: 100, devices: 1 });
+        let amount = |threads| Amount { threads, memory: 10, ..Amount::default() };
+        let mut slots = Slots::new(Amount { threads: 2, memory: 100, devices: 1, pinned: None });
         let one = slots.take(amount(1)).unwrap();
         assert!(slots.take(amount(8)).is_none());
         slots.give_back(&one);
@@ -144,14 +152,14 @@ mod tests {
         assert_eq!(all.amount.threads, 2);
         assert!(slots.take(amount(1)).is_none());
         slots.give_back(&all);
-        assert!(slots.take(Amount { threads: 0, memory: 0, devices: 1 }).is_some());
-        assert!(slots.take(Amount { threads: 0, memory: 0, devices: 1 }).is_none());
+        assert!(slots.take(Amount { devices: 1, ..Amount::default() }).is_some());
+        assert!(slots.take(Amount { devices: 1, ..Amount::default() }).is_none());
     }
 
     #[test]
     fn nobody_shares_a_device_and_the_lowest_number_goes_first() {
-        let devices = |devices| Amount { threads: 0, memory: 0, devices };
-        let mut slots = Slots::new(Amount { threads: 1, memory: 0, devices: 3 });
+        let devices = |devices| Amount { devices, ..Amount::default() };
+        let mut slots = Slots::new(devices(3));
         let first = slots.take(devices(1)).unwrap();
         let pair = slots.take(devices(2)).unwrap();
         assert_eq!((&first.devices[..], &pair.devices[..]), (&[0][..], &[1, 2][..]));
@@ -159,6 +167,12 @@ mod tests {
         slots.give_back(&pair);
         slots.give_back(&first);
         assert_eq!(slots.take(devices(9)).unwrap().devices, [0, 1, 2]);
+        let second = Amount { pinned: Some(1), ..devices(1) };
+        let mut slots = Slots::new(devices(3));
+        let taken = slots.take(second).unwrap();
+        assert_eq!(taken.devices, [1]);
+        assert!(!slots.fits(second) && slots.fits(devices(1)));
+        assert_eq!(slots.take(devices(2)).unwrap().devices, [0, 2]);
         assert_eq!(visible(&[0, 2], &["GPU-a".to_owned(), "GPU-b".to_owned()]), "GPU-a,2");
     }
 }

@@ -103,12 +103,14 @@ pub fn run(
     let run_lock = store.lock_run(&record.run)?;
     let recorder = Recorder::create(&store.run_dir(&record.run)?)?;
     let (tell, wakes) = channel();
-    let total = Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: options.devices };
+    let total =
+        Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: options.devices, pinned: None };
     let demands = plan.nodes.iter().map(|node| Demand {
         amount: Amount {
             threads: node.threads(),
             memory: node.decl.resources.memory.unwrap_or(0),
             devices: node.devices(),
+            pinned: node.pinned_device(),
         },
         priority: node.decl.priority,
     });

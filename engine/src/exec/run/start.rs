@@ -19,7 +19,7 @@ use crate::{
     graph::NodeId,
     key::StageKey,
     plan::with_files,
-    stage::Job,
+    stage::{Device, Job},
 };
 
 impl Run<'_, '_> {
@@ -116,7 +116,11 @@ impl Run<'_, '_> {
         let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
         let mut job = Job {
             seed: node.seed,
-            device: node.device,
+            // A child sees the devices that it was granted, numbered anew.
+            device: match node.device {
+                Device::Cuda(_) if !self.scheduler.devices_of(id).is_empty() => Device::Cuda(0),
+                other => other,
+            },
             dtype: node.dtype,
             threads: node.threads(),
             metrics: folder.join("metrics.tsv"),
