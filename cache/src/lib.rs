@@ -56,6 +56,7 @@ pub use error::{Result, StoreError};
 pub use file_digests::FileDigests;
 pub use lock::{KeyLock, RunLock};
 pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKind, ObjectRef, hash_output};
+pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
 /// For [`Store::query`].
 pub use rusqlite;

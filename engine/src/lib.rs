@@ -3,7 +3,6 @@
 //! The phases, each of which takes the previous one's type: [`manifest`] (text to `Manifest`), [`plan`] (`Manifest` and
 //! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
 
-pub mod canonical;
 pub mod cli;
 pub mod device;
 pub mod diagnostic;

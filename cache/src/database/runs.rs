@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{check_name, write_atomically};
-use crate::record::{RecordId, canonical};
+use crate::record::RecordId;
+use crate::record::canonical::canonical_json;
 use crate::store::Store;
 
 /// How many nodes of a run ended in which way.
@@ -229,7 +230,7 @@ impl Store {
 
 fn json(value: &impl Serialize) -> String {
     // Structs of texts, numbers and JSON always serialise.
-    canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
+    canonical_json(&serde_json::to_value(value).unwrap_or_default())
 }
 
 pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Result<()> {
@@ -247,7 +248,7 @@ pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Res
         counts.done,
         counts.failed,
         counts.skipped,
-        canonical::to_string(&row.details),
+        canonical_json(&row.details),
     ])?;
     Ok(())
 }

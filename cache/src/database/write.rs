@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::Database;
 use crate::crash_point;
 use crate::error::Result;
-use crate::record::{Metrics, Record, RecordId, Series, canonical};
+use crate::record::canonical::canonical_json;
+use crate::record::{Metrics, Record, RecordId, Series};
 
 /// The part of a run's journal that a transaction brings into the database.
 pub(crate) struct JournalMark {
@@ -80,9 +81,9 @@ fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rus
     connection.prepare_cached("INSERT INTO execution_details VALUES (?,?,?,?,?)")?.execute(params![
         execution,
         record.schema,
-        canonical::to_string(&record.key_inputs),
-        canonical::to_string(&Value::Object(record.params.clone())),
-        canonical::to_string(&record.provenance),
+        canonical_json(&record.key_inputs),
+        canonical_json(&Value::Object(record.params.clone())),
+        canonical_json(&record.provenance),
     ])?;
     for output in &record.outputs {
         let object = &output.object;
@@ -176,7 +177,7 @@ fn flatten(prefix: &str, params: &Map<String, Value>, flat: &mut Vec<(String, Sq
                 (None, None) => Sql::Text(number.to_string()),
             },
             Value::String(text) => Sql::Text(text.clone()),
-            Value::Bool(_) | Value::Array(_) => Sql::Text(canonical::to_string(value)),
+            Value::Bool(_) | Value::Array(_) => Sql::Text(canonical_json(value)),
         };
         flat.push((name, value));
     }

@@ -140,6 +140,11 @@ pub(super) struct Run {
     /// Threads that all running stages use together [default: all of this machine].
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) jobs: Option<u16>,
+    /// Devices (GPUs) that all running stages share, one child to a device; a stage asks for them with
+    /// `resources = { device = N }` and sees its own in CUDA_VISIBLE_DEVICES [default: those of this machine, or of
+    /// CUDA_VISIBLE_DEVICES; one where there is none].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) devices: Option<u16>,
     /// After a failure, go on with what does not depend on it.
     #[arg(short, long)]
     pub(super) keep_going: bool,

@@ -1,6 +1,7 @@
 //! `sepia run`.
 
 use camino::Utf8Path;
+use sepia_cache::{Digest, StoreError};
 
 use super::{
     args::{self, Format, Global},
@@ -11,7 +12,7 @@ use crate::{
     device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
-    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
+    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
     plan::{Plan, Selection, place_of, select},
     report::{JsonLines, Terminal, TerminalOptions},
     stage::Registry,
@@ -24,28 +25,73 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
     // that is valid.
-    let looking = project::look_ahead(global, manifest)?;
+    let mut looking = Some(project::look_ahead(global, manifest)?);
+    let mut found = None;
+    if let Some(standing) = project::standing(global, &args.chosen)? {
+        found = looking.take().map(join).transpose()?.flatten();
+        if let Some(lookup) = &found
+            && standing.holds(lookup).unwrap_or(false)
+        {
+            return nothing_to_do(global, args, &standing, lookup);
+        }
+    }
     let project = project::load(registry, manifest, &args.chosen.source.changes)?;
-    let lookup = match looking.join().unwrap_or(Ok(None))? {
-        Some(lookup) => lookup,
-        None => Lookup::open(&project::open_store(global, manifest)?)?,
-    };
-    check_gpus(registry, &project, &lookup, &args.chosen)?;
+    // From here on there is something to end in good order.
     let signals = Signals::default();
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
-    let options = RunOptions {
+    let found = looking.take().map(join).transpose()?.flatten().or(found);
+    let lookup = match found {
+        Some(lookup) => lookup,
+        None => Lookup::open(&project::open_store(global, manifest)?)?,
+    };
+    check_gpus(registry, &project, &lookup, &args.chosen)?;
+    let basis = project::basis(global, &args.chosen, &project);
+    let options = RunOptions { basis, signals, ..options(args, project.manifest_digest)? };
+    fetch::ahead(&project, lookup.store(), &options)?;
+    let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
+    let exit = conclude(&project, manifest, &report);
+    // The process ends here: taking thousands of small values apart one by one would only take time.
+    std::mem::forget(project);
+    Ok(exit)
+}
+
+type Looked = Result<Option<Lookup>, StoreError>;
+
+/// A thread that panicked has found nothing.
+fn join(looking: std::thread::JoinHandle<Looked>) -> Looked {
+    looking.join().unwrap_or(Ok(None))
+}
+
+/// Everything is as the last run left it.
+fn nothing_to_do(global: &Global, args: &args::Run, standing: &Standing, lookup: &Lookup) -> Result<Exit, Failure> {
+    let options = options(args, standing.manifest_digest().unwrap_or(Digest::of_bytes(b"")))?;
+    told(global, args, |listeners| exec::run_standing(standing, lookup, &options, listeners))?;
+    Ok(Exit::Fine)
+}
+
+fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Failure> {
+    Ok(RunOptions {
         selection: selection(&args.chosen),
         jobs: args.jobs.map_or_else(exec::slots::machine_threads, usize::from),
         keep_going: args.keep_going,
         force: args.chosen.force.clone(),
-        manifest: manifest.to_string(),
-        manifest_digest: project.manifest_digest.to_string(),
+        manifest: args.chosen.source.manifest.to_string(),
+        manifest_digest: manifest_digest.to_string(),
         program: std::env::current_exe()?,
-        signals,
-    };
-    fetch::ahead(&project, lookup.store(), &options)?;
+        devices: args.devices.map_or_else(|| exec::slots::machine_devices().len().max(1), usize::from),
+        basis: None,
+        signals: Signals::default(),
+    })
+}
+
+/// Runs with somebody listening: the terminal, or a program that reads JSON.
+fn told(
+    global: &Global,
+    args: &args::Run,
+    run: impl FnOnce(&mut [&mut dyn Listener]) -> Result<RunReport, RunError>,
+) -> Result<RunReport, Failure> {
     let mut terminal = Terminal::new(
         anstream::stderr(),
         TerminalOptions {
@@ -56,11 +102,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     );
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
-    let report = exec::run(&project.plan, lookup, &options, &mut [listener]).map_err(failure)?;
-    let exit = conclude(&project, manifest, &report);
-    // The process ends here: taking thousands of small values apart one by one would only take time.
-    std::mem::forget(project);
-    Ok(exit)
+    run(&mut [listener]).map_err(failure)
 }
 
 /// Fails before anything runs where a stage would need a GPU that is not there.

@@ -31,6 +31,19 @@ pub fn external_files(params: &Value) -> Vec<ExternalFile> {
     found
 }
 
+/// Whether canonical parameters name a file at all. Asked of every node, so no paths are made.
+#[must_use]
+pub fn names_files(params: &Value) -> bool {
+    match params {
+        Value::Object(map) => match map.get(input_files::MARK).filter(|_| map.len() == 1) {
+            Some(written) => written.as_array().is_some_and(|written| !written.is_empty()),
+            None => map.values().any(names_files),
+        },
+        Value::Array(items) => items.iter().any(names_files),
+        _ => false,
+    }
+}
+
 fn walk(path: &str, value: &Value, found: &mut Vec<ExternalFile>) {
     if let Some(written) = marked(value) {
         found.push(ExternalFile { param: path.to_owned(), written });
@@ -81,21 +94,30 @@ pub fn with_content<E: From<std::io::Error>>(
     folder: &Utf8Path,
     mut digest: impl FnMut(&Utf8Path) -> Result<Digest, E>,
 ) -> Result<Value, E> {
-    replaced(params, &mut |written| {
-        let mut contents = Vec::new();
-        for one in written {
-            // What is at a URL is known before it is fetched.
-            if let Written::Url(remote) = one {
-                contents.push(json!(remote.content()));
-                continue;
-            }
-            for file in input_files::resolve(std::slice::from_ref(one), Places { folder, downloads: None })? {
-                let digest = digest(&file.path)?.to_string();
-                contents.push(if file.name.is_empty() { json!(digest) } else { json!([file.name, digest]) });
-            }
+    replaced(params, &mut |written| content_of(written, folder, &mut digest))
+}
+
+/// What takes the place of one parameter that names files, in a key. What is at a URL is known before it is fetched.
+///
+/// # Errors
+/// As [`with_content`].
+pub(crate) fn content_of<E: From<std::io::Error>>(
+    written: &[Written],
+    folder: &Utf8Path,
+    mut digest: impl FnMut(&Utf8Path) -> Result<Digest, E>,
+) -> Result<Value, E> {
+    let mut contents = Vec::new();
+    for one in written {
+        if let Written::Url(remote) = one {
+            contents.push(json!(remote.content()));
+            continue;
         }
-        Ok(json!({ "$content": contents }))
-    })
+        for file in input_files::resolve(std::slice::from_ref(one), Places { folder, downloads: None })? {
+            let digest = digest(&file.path)?.to_string();
+            contents.push(if file.name.is_empty() { json!(digest) } else { json!([file.name, digest]) });
+        }
+    }
+    Ok(json!({ "$content": contents }))
 }
 
 /// The parameters as the stage gets them: each file by its absolute path.
@@ -129,6 +151,9 @@ impl FileCheck {
     }
 
     pub(super) fn check(&mut self, decl: &StageDecl, params: &Value, found: &mut Vec<Diagnostic>) {
+        if !names_files(params) {
+            return;
+        }
         for file in external_files(params) {
             for written in &file.written {
                 let Written::Path(written) = written else { continue };

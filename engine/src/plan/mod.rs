@@ -17,7 +17,8 @@ mod wiring;
 
 pub use device::resolve_device;
 pub use estimate::{Machine, estimates, over_limits};
-pub use external::{ExternalFile, external_files, remotes, with_content, with_files};
+pub(crate) use external::content_of;
+pub use external::{ExternalFile, external_files, names_files, remotes, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
 pub(crate) use params::place_of;
 pub use path_params::path_params;

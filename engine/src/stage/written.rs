@@ -10,7 +10,7 @@ use serde::{
 use super::ResolvedFile;
 
 /// One entry of a parameter that names files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(untagged)]
 pub enum Written {
     /// A path, or a pattern with `*`, `?`, `[..]` or `**`, relative to the manifest.

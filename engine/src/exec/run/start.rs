@@ -14,12 +14,13 @@ use crate::{
         keys::{KeyError, NodeOutputs},
         reaper::Reaper,
         record::now_ms,
+        slots,
     },
     fetch,
     graph::NodeId,
     key::StageKey,
     plan::with_files,
-    stage::{Job, Places},
+    stage::{Device, Job, Places},
 };
 
 impl Run<'_, '_> {
@@ -118,7 +119,11 @@ impl Run<'_, '_> {
         let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
         let mut job = Job {
             seed: node.seed,
-            device: node.device,
+            // A child sees the devices that it was granted, numbered anew.
+            device: match node.device {
+                Device::Cuda(_) if !self.scheduler.devices_of(id).is_empty() => Device::Cuda(0),
+                other => other,
+            },
             dtype: node.dtype,
             threads: node.threads(),
             metrics: folder.join("metrics.tsv"),
@@ -148,6 +153,7 @@ impl Run<'_, '_> {
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
             log: self.log_path(id)?,
+            visible: slots::visible(self.scheduler.devices_of(id), &self.devices),
             program: self.options.program.clone(),
         };
         let control = Control::default();
