@@ -61,7 +61,7 @@ fn survives(text: &str, profile: Option<&str>) -> Result<bool, TestCaseError> {
             Ok(plan) => {
                 let nodes = plan.nodes.len();
                 prop_assert_eq!(super::estimates(&plan, &vec![true; nodes]).len(), nodes);
-                render(&warnings, &sources, false);
+                let _ = render(&warnings, &sources, false);
                 return Ok(true);
             }
         },
@@ -75,7 +75,7 @@ fn survives(text: &str, profile: Option<&str>) -> Result<bool, TestCaseError> {
         }
     }
     prop_assert!(render(&found, &sources, true).contains("error"));
-    to_json(&found, &sources);
+    let _ = to_json(&found, &sources);
     Ok(false)
 }
 
