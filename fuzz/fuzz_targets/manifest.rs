@@ -30,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
         let (_, text) = sources.get(label.span.source).expect("a text");
         assert!(text.get(label.span.start as usize..label.span.end as usize).is_some(), "{label:?}");
     }
-    render(&found, &sources, true);
-    to_json(&found, &sources);
+    let _ = render(&found, &sources, true);
+    let _ = to_json(&found, &sources);
     if let Ok(once) = format(&mut sources, "m.toml", text) {
         let twice = format(&mut sources, "m.toml", &once);
         assert!(twice.is_ok_and(|twice| twice == once), "formatting is not stable");
