@@ -171,6 +171,9 @@ impl Attempt {
         if !self.visible.is_empty() {
             command.env(VISIBLE, &self.visible);
         }
+        // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
+        // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
+        command.env("MIMALLOC_PURGE_DELAY", "-1");
         let mut child = child::spawn(&mut command, &control.leash)?;
         let sent = child.stdin.take().map(|mut stdin| {
             let sent = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
