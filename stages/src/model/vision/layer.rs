@@ -26,6 +26,7 @@ pub enum Role {
 
 /// A weight, dense or as two factors.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "some dozens in a model, in layers that are boxed")]
 pub enum Weight {
     /// `[out, in]` or `[out, in * kh * kw]`.
     Dense(Tensor<2>),
