@@ -1,18 +1,24 @@
 //! `sepia run`.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
+use sepia_cache::{OpenRemote, Progress, Store, StoreError, What};
 
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    output, plan, project,
+    output, plan, project, trust,
 };
 use crate::{
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
     exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
     plan::{Plan, Selection, place_of},
-    report::{JsonLines, Terminal, TerminalOptions},
+    report::{
+        JsonLines, Terminal, TerminalOptions,
+        figures::{bytes, count},
+    },
     stage::Registry,
 };
 
@@ -23,13 +29,29 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
     // that is valid.
-    let looking = project::look_ahead(global, manifest)?;
-    let project = project::load(registry, manifest, &args.chosen.source.changes)?;
-    let lookup = match looking.join().unwrap_or(Ok(None))? {
-        Some(lookup) => lookup,
-        None => Lookup::open(&project::open_store(global, manifest)?)?,
+    let looking = match &args.remote {
+        None => Some(project::look_ahead(global, manifest, args.trust_all)?),
+        Some(_) => None,
     };
+    let project = project::load(registry, manifest, &args.chosen.source.changes)?;
     let signals = Signals::default();
+    let found = looking.and_then(|looking| looking.join().ok()).transpose()?.flatten();
+    let mut remote = None;
+    let lookup = match found {
+        Some(lookup) => lookup,
+        None => {
+            let store = project::open_store(global, manifest, args.trust_all)?;
+            if let Some(name) = &args.remote {
+                remote = shared_records(&store, name)?;
+            }
+            let lookup = Lookup::open(&store)?;
+            match &remote {
+                Some(remote) => lookup.with_remote(remote.clone(), signals.clone()),
+                None => lookup,
+            }
+        }
+    };
+    let store = Arc::clone(lookup.store());
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
@@ -55,9 +77,57 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
     let report = exec::run(&project.plan, lookup, &options, &mut [listener]).map_err(failure)?;
     let exit = conclude(&project, manifest, &report);
+    if let Some(remote) = &remote
+        && exit != Exit::Interrupted
+    {
+        offer(global, &store, remote, &report.run);
+    }
     // The process ends here: taking thousands of small values apart one by one would only take time.
     std::mem::forget(project);
     Ok(exit)
+}
+
+/// Fetches what the remote knows of results. A remote that cannot be reached is no reason not to run.
+fn shared_records(store: &Store, name: &str) -> Result<Option<OpenRemote>, Failure> {
+    match store.open_remote(Some(name)) {
+        Err(error @ StoreError::NoRemote { .. }) => Err(Failure::usage("remote::unknown", error.to_string())),
+        opened => match opened.and_then(|remote| store.pull_records(&remote).map(|_| remote)) {
+            Ok(remote) => Ok(Some(remote)),
+            Err(error) => {
+                warn("nothing is taken from it, and nothing offered", &error);
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Brings what a run used and made to the remote.
+fn offer(global: &Global, store: &Store, remote: &OpenRemote, run: &str) {
+    let what = What { runs: [run.to_owned()].into(), ..What::default() };
+    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
+    let offered = trust::sign(store)
+        .map_err(|failure| failure.found.into_iter().map(|found| found.message).collect::<Vec<_>>().join("; "))
+        .and_then(|()| {
+            let progress = |progress: Progress| bar.set_bytes(progress.bytes, progress.of_bytes);
+            store.push(remote, &what, &progress).map_err(|error| error.to_string())
+        });
+    bar.end();
+    match offered {
+        Ok(pushed) if pushed.records > 0 && !global.quiet => output::note(&format!(
+            "{:>12} {} to {}, {}",
+            "Pushed",
+            count(pushed.records, "result"),
+            remote.config.name,
+            bytes(pushed.bytes)
+        )),
+        Ok(_) => {}
+        Err(error) => warn(&format!("the results are here; `sepia push {}` tries again", remote.config.name), &error),
+    }
+}
+
+fn warn(what: &str, error: &dyn std::fmt::Display) {
+    let warning = Diagnostic::warning("remote::failed", error.to_string()).help(what);
+    output::diagnostics(&[warning], &crate::diagnostic::Sources::default());
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {

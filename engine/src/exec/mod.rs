@@ -27,6 +27,7 @@ mod record;
 pub(crate) mod recorder;
 mod run;
 mod scheduler;
+mod shared;
 pub(crate) mod slots;
 mod state;
 mod worker;
