@@ -9,5 +9,6 @@ mod incremental;
 mod interrupts;
 mod quickstart;
 mod random_graphs;
+mod sharing;
 mod sharing_a_store;
 mod support;

@@ -33,7 +33,7 @@
 //! | `file_digests` | digests of files outside the store, remembered by `stat` |
 //! | `merge` | records from elsewhere: checked, then united with ours |
 //! | `sign` | signatures and trust |
-//! | `remote` | folders, buckets and hosts that hold objects and records for several people |
+//! | `remote` | folders that hold objects and records for several people |
 //! | `transfer` | push and pull |
 //! | `upkeep` | size, verification, garbage collection |
 

@@ -7,9 +7,7 @@
 use std::process::{Child, Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{
-    Digest, Metrics, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordOutput, Store, What, hash_output,
-};
+use sepia_cache::{Digest, Metrics, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordOutput, Store, What, hash_output};
 use serde_json::json;
 
 const ROLE: &str = "SEPIA_REMOTE_TEST_ROLE";

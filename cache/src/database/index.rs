@@ -81,6 +81,19 @@ impl Store {
     pub fn index(&self) -> Result<Index> {
         Index::new(Arc::clone(&self.database), SMALL)
     }
+
+    /// Whether a record may be used as a result: it was made here, or its source or its signer is trusted.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn is_trusted(&self, record: &RecordId) -> Result<bool> {
+        let trust = self.database.trust();
+        let record = record.to_string();
+        self.database.with(|connection| {
+            let mut untrusted = connection.prepare_cached("SELECT 1 FROM imports WHERE record = ? AND trusted = 0")?;
+            Ok(trust.everything || !untrusted.exists([&record])? || is_vouched_for(connection, &record, &trust)?)
+        })
+    }
 }
 
 impl Index {

@@ -151,10 +151,13 @@ fn strangers_are_shown_and_not_used_unless_someone_vouches() {
         ours.store.set_trust(trust);
         ours.store.index().unwrap().candidates(&key("a")).unwrap().len()
     };
+    let id = ours.store.executions().unwrap()[0].record;
     let by = |key: &SigningKey| Trust { keys: [key.public()].into(), ..Trust::default() };
     assert_eq!(hits(Trust::default()), 0);
     assert_eq!(hits(by(&alice)), 0);
+    assert!(!ours.store.is_trusted(&id).unwrap());
     assert_eq!(hits(by(&mallory)), 1);
+    assert!(ours.store.is_trusted(&id).unwrap());
     assert_eq!(hits(Trust { everything: true, ..Trust::default() }), 1);
     // Signed later, merged again.
     assert_eq!(theirs.store.sign_own(&alice).unwrap(), 1);

@@ -1,4 +1,5 @@
-//! Places that hold objects and records for several people: a folder, a bucket, a host.
+//! Places that hold objects and records for several people. Today these are folders; what they must be able to do is in
+//! one trait.
 //!
 //! A remote is a flat set of names with bytes ([`Remote`]); everything on it is immutable and named by its content:
 //!
@@ -91,7 +92,7 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
     StoreError::Remote { remote: address.to_owned(), action, why: error.to_string() }
 }
 
-/// The remote of an address: `s3://bucket/prefix`, `ssh://host/path`, `file:///path` or a path.
+/// The remote of an address: a path, or `file:///path`.
 pub(crate) fn connect(url: &str) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {

@@ -310,7 +310,7 @@ pub(super) enum RemoteCommand {
     Add {
         /// What to call it.
         name: String,
-        /// A folder, `s3://bucket/prefix` or `ssh://host/path`.
+        /// A folder that all can reach: a path, or `file:///path`.
         url: String,
         /// Take results from it as if they were made here, signed or not.
         #[arg(long)]
