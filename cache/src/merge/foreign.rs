@@ -69,7 +69,7 @@ impl Foreign {
         Ok(())
     }
 
-    /// The records with a condition on `executions`, in their order.
+    /// The ids of all records, in the order of its rows.
     pub(crate) fn ids(&self) -> Result<Vec<RecordId>> {
         let read = || -> rusqlite::Result<_> {
             let mut statement = self.connection.prepare("SELECT record FROM executions ORDER BY execution")?;

@@ -52,8 +52,6 @@ pub struct What {
     pub runs: BTreeSet<String>,
     /// Only what was made for these nodes: names, also without the `[...]` of a sweep.
     pub nodes: BTreeSet<String>,
-    /// Only these keys.
-    pub keys: Option<BTreeSet<Digest>>,
     /// Which outputs.
     pub outputs: Outputs,
 }
@@ -64,11 +62,11 @@ impl What {
         let by_run = self.runs.is_empty() || self.runs.contains(&record.run) || of_runs.contains(&record.key);
         let base = record.node.split('[').next().unwrap_or_default();
         let by_node = self.nodes.is_empty() || self.nodes.contains(&record.node) || self.nodes.contains(base);
-        by_run && by_node && self.keys.as_ref().is_none_or(|keys| keys.contains(&record.key))
+        by_run && by_node
     }
 
     fn is_all(&self) -> bool {
-        self.runs.is_empty() && self.nodes.is_empty() && self.keys.is_none()
+        self.runs.is_empty() && self.nodes.is_empty()
     }
 
     /// The outputs of a record that are meant.

@@ -5,6 +5,7 @@
 mod args;
 mod cache;
 mod check;
+mod devices;
 mod exit;
 mod explain;
 mod graph;
@@ -55,6 +56,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Pull(pull) => transfer::pull(&args.global, pull),
         Command::Key(key) => key::key(&args.global, key),
         Command::Stages => stages::list(registry),
+        Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
         Command::Schema => {
             output::json(&crate::schema::manifest_schema(registry));

@@ -11,10 +11,11 @@ use super::{
     output, plan, project, trust,
 };
 use crate::{
+    device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
     exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
-    plan::{Plan, Selection, place_of},
+    plan::{Plan, Selection, place_of, select},
     report::{
         JsonLines, Terminal, TerminalOptions,
         figures::{bytes, count},
@@ -52,6 +53,10 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         }
     };
     let store = Arc::clone(lookup.store());
+    if remote.is_none() {
+        // With a remote, results that need a GPU may come from there.
+        check_gpus(registry, &project, &lookup, &args.chosen)?;
+    }
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
@@ -128,6 +133,34 @@ fn offer(global: &Global, store: &Store, remote: &OpenRemote, run: &str) {
 fn warn(what: &str, error: &dyn std::fmt::Display) {
     let warning = Diagnostic::warning("remote::failed", error.to_string()).help(what);
     output::diagnostics(&[warning], &crate::diagnostic::Sources::default());
+}
+
+/// Fails before anything runs where a stage would need a GPU that is not there.
+fn check_gpus(
+    registry: Registry,
+    project: &project::Project,
+    lookup: &Lookup,
+    wanted: &args::Chosen,
+) -> Result<(), Failure> {
+    let plan = &project.plan;
+    let wrong = |found| Failure { exit: Exit::Usage, found, sources: project.sources.clone() };
+    let chosen = select(plan, &selection(wanted)).map_err(wrong)?;
+    let forced = exec::lookup::forced(plan, &wanted.force, &chosen).map_err(wrong)?;
+    let gpus = || Gpus::of_this_machine(registry.cuda());
+    let missing = exec::missing_gpus(plan, lookup.store(), (&chosen, &forced), gpus).map_err(RunError::from);
+    let missing = missing.map_err(failure)?;
+    let Some((first, why)) = missing.first() else { return Ok(()) };
+    let node = plan.node(*first);
+    let span = node.decl.device.as_ref().map_or(node.decl.name.span, |word| word.span);
+    let others = match missing.len() {
+        1 => String::new(),
+        more => format!(" (and {} more)", more - 1),
+    };
+    let error = Diagnostic::error("run::no-gpu", format!("`{}`{others} would have to run on a GPU: {why}", node.name))
+        .label(span, "needs a GPU")
+        .help(why.help())
+        .help("what is in the store needs none: `sepia plan` says what would run");
+    Err(wrong(vec![error]))
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {
