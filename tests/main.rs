@@ -15,6 +15,7 @@ mod limits;
 mod nothing_to_do;
 mod quickstart;
 mod random_graphs;
+mod sharing;
 mod sharing_a_store;
 mod shipped;
 mod support;

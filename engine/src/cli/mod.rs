@@ -12,19 +12,24 @@ mod explain;
 mod fetch;
 mod fmt;
 mod graph;
+mod key;
 mod log;
 mod logging;
+mod merge;
 mod methods;
 mod new;
 mod output;
 mod plan;
 mod project;
 mod reference;
+mod remote;
 mod results;
 mod run;
 mod runs;
 mod show;
 mod stages;
+mod transfer;
+mod trust;
 
 use clap::Parser as _;
 
@@ -51,6 +56,12 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Log(log) => log::log(&args.global, log),
         Command::Results(results) => results::results(&args.global, results),
         Command::Cache(cache) => cache::cache(&args.global, cache),
+        Command::Merge(merge) => merge::merge(&args.global, merge),
+        Command::Divergences(divergences) => merge::divergences(&args.global, divergences),
+        Command::Remote(remote) => remote::remote(&args.global, remote),
+        Command::Push(push) => transfer::push(&args.global, push),
+        Command::Pull(pull) => transfer::pull(&args.global, pull),
+        Command::Key(key) => key::key(&args.global, key),
         Command::Stages => stages::list(registry),
         Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),

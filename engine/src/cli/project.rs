@@ -8,7 +8,7 @@ use sepia_cache::{Digest, OpenMode, Store, StoreError};
 use super::{
     args::{Changes, Chosen, Global},
     exit::{Exit, Failure},
-    output,
+    output, trust,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources, nearest},
@@ -158,23 +158,43 @@ pub(super) fn store_path(global: &Global, beside: Option<&Utf8Path>) -> Result<U
 }
 
 /// Opens the store for a command that runs stages.
-pub(super) fn open_store(global: &Global, manifest: &Utf8Path) -> Result<Arc<Store>, Failure> {
+pub(super) fn open_store(global: &Global, manifest: &Utf8Path, trust_all: bool) -> Result<Arc<Store>, Failure> {
     // Absolute, because children run elsewhere.
     let path = camino::absolute_utf8(store_path(global, Some(manifest))?)?;
-    Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+    let store = Store::open(&path, OpenMode::Create)?;
+    let mut trust = trust::of_store(&path)?;
+    trust.everything |= trust_all;
+    store.set_trust(trust);
+    Ok(Arc::new(store))
+}
+
+/// Opens the store for a command that brings results from elsewhere; makes one if there is none.
+pub(super) fn make_store(global: &Global) -> Result<Arc<Store>, Failure> {
+    match existing_store(global, None) {
+        Err(failure) if failure.found.iter().all(|found| found.code == "store::not-found") => {
+            let path = camino::absolute_utf8(store_path(global, None)?)?;
+            Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+        }
+        other => other,
+    }
 }
 
 /// Starts to read the store of a manifest, if there is one already.
 pub(super) fn look_ahead(
     global: &Global,
     manifest: &Utf8Path,
+    trust_all: bool,
 ) -> Result<std::thread::JoinHandle<Result<Option<Lookup>, StoreError>>, Failure> {
     let path = absolute(&store_path(global, Some(manifest))?)?;
+    let mut trust = trust::of_store(&path)?;
+    trust.everything |= trust_all;
     Ok(std::thread::spawn(move || {
         if !path.join("format").is_file() {
             return Ok(None);
         }
-        Lookup::open(&Arc::new(Store::open(&path, OpenMode::Create)?)).map(Some)
+        let store = Store::open(&path, OpenMode::Create)?;
+        store.set_trust(trust);
+        Lookup::open(&Arc::new(store)).map(Some)
     }))
 }
 
@@ -200,6 +220,7 @@ pub(super) fn existing_store(global: &Global, beside: Option<&Utf8Path>) -> Resu
     // A store on a medium that cannot be written can still be looked at.
     let opened = Store::open(&path, OpenMode::Existing);
     let store = opened.or_else(|error| Store::open(&path, OpenMode::ReadOnly).map_err(|_| error))?;
+    store.set_trust(trust::of_store(&path)?);
     Ok(Arc::new(store))
 }
 

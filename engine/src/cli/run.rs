@@ -1,12 +1,14 @@
 //! `sepia run`.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
-use sepia_cache::{Digest, StoreError};
+use sepia_cache::{Digest, OpenRemote, Progress, Store, StoreError, What};
 
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    fetch, output, plan, project,
+    fetch, output, plan, project, trust,
 };
 use crate::{
     device::Gpus,
@@ -14,7 +16,10 @@ use crate::{
     event::{Listener, RunOutcome},
     exec::{self, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
     plan::{Plan, Selection, place_of, select},
-    report::{JsonLines, Terminal, TerminalOptions},
+    report::{
+        JsonLines, Terminal, TerminalOptions,
+        figures::{bytes, count},
+    },
     stage::Registry,
 };
 
@@ -25,9 +30,14 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
     // that is valid.
-    let mut looking = Some(project::look_ahead(global, manifest)?);
+    let mut looking = match &args.remote {
+        None => Some(project::look_ahead(global, manifest, args.trust_all)?),
+        Some(_) => None,
+    };
     let mut found = None;
-    if let Some(standing) = project::standing(global, &args.chosen)? {
+    if looking.is_some()
+        && let Some(standing) = project::standing(global, &args.chosen)?
+    {
         found = looking.take().map(join).transpose()?.flatten();
         if let Some(lookup) = &found
             && standing.holds(lookup).unwrap_or(false)
@@ -42,19 +52,43 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
     let found = looking.take().map(join).transpose()?.flatten().or(found);
-    let lookup = match found {
-        Some(lookup) => lookup,
-        None => Lookup::open(&project::open_store(global, manifest)?)?,
+    let (lookup, remote) = match found {
+        Some(lookup) => (lookup, None),
+        None => look_afar(global, args, &signals)?,
     };
-    check_gpus(registry, &project, &lookup, &args.chosen)?;
+    let store = Arc::clone(lookup.store());
+    if remote.is_none() {
+        // With a remote, results that need a GPU may come from there.
+        check_gpus(registry, &project, &lookup, &args.chosen)?;
+    }
     let basis = project::basis(global, &args.chosen, &project);
     let options = RunOptions { basis, signals, ..options(args, project.manifest_digest)? };
-    fetch::ahead(&project, lookup.store(), &options)?;
+    fetch::ahead(&project, &store, &options)?;
     let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
     let exit = conclude(&project, manifest, &report);
+    if let Some(remote) = &remote
+        && exit != Exit::Interrupted
+    {
+        offer(global, &store, remote, &report.run);
+    }
     // The process ends here: taking thousands of small values apart one by one would only take time.
     std::mem::forget(project);
     Ok(exit)
+}
+
+/// Opens or makes the store, and the remote that the run shall take results from.
+fn look_afar(global: &Global, args: &args::Run, signals: &Signals) -> Result<(Lookup, Option<OpenRemote>), Failure> {
+    let store = project::open_store(global, &args.chosen.source.manifest, args.trust_all)?;
+    let remote = match &args.remote {
+        Some(name) => shared_records(&store, name)?,
+        None => None,
+    };
+    let lookup = Lookup::open(&store)?;
+    let lookup = match &remote {
+        Some(remote) => lookup.with_remote(remote.clone(), signals.clone()),
+        None => lookup,
+    };
+    Ok((lookup, remote))
 }
 
 type Looked = Result<Option<Lookup>, StoreError>;
@@ -103,6 +137,49 @@ fn told(
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
     run(&mut [listener]).map_err(failure)
+}
+
+/// Fetches what the remote knows of results. A remote that cannot be reached is no reason not to run.
+fn shared_records(store: &Store, name: &str) -> Result<Option<OpenRemote>, Failure> {
+    match store.open_remote(Some(name)) {
+        Err(error @ StoreError::NoRemote { .. }) => Err(Failure::usage("remote::unknown", error.to_string())),
+        opened => match opened.and_then(|remote| store.pull_records(&remote).map(|_| remote)) {
+            Ok(remote) => Ok(Some(remote)),
+            Err(error) => {
+                warn("nothing is taken from it, and nothing offered", &error);
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Brings what a run used and made to the remote.
+fn offer(global: &Global, store: &Store, remote: &OpenRemote, run: &str) {
+    let what = What { runs: [run.to_owned()].into(), ..What::default() };
+    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
+    let offered = trust::sign(store)
+        .map_err(|failure| failure.found.into_iter().map(|found| found.message).collect::<Vec<_>>().join("; "))
+        .and_then(|()| {
+            let progress = |progress: Progress| bar.set_bytes(progress.bytes, progress.of_bytes);
+            store.push(remote, &what, &progress).map_err(|error| error.to_string())
+        });
+    bar.end();
+    match offered {
+        Ok(pushed) if pushed.records > 0 && !global.quiet => output::note(&format!(
+            "{:>12} {} to {}, {}",
+            "Pushed",
+            count(pushed.records, "result"),
+            remote.config.name,
+            bytes(pushed.bytes)
+        )),
+        Ok(_) => {}
+        Err(error) => warn(&format!("the results are here; `sepia push {}` tries again", remote.config.name), &error),
+    }
+}
+
+fn warn(what: &str, error: &dyn std::fmt::Display) {
+    let warning = Diagnostic::warning("remote::failed", error.to_string()).help(what);
+    output::diagnostics(&[warning], &crate::diagnostic::Sources::default());
 }
 
 /// Fails before anything runs where a stage would need a GPU that is not there.

@@ -29,6 +29,7 @@ mod record;
 pub(crate) mod recorder;
 mod run;
 mod scheduler;
+mod shared;
 pub(crate) mod slots;
 mod standing;
 mod state;
