@@ -12,6 +12,10 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Sources},
+    exec::{
+        ExecutorChoice, SlurmOptions,
+        slurm::{Line, lines},
+    },
     exec::{Forecast, KeyError, Reason, forecast, lookup, reason},
     plan::{Plan, select},
     report::figures::count,
@@ -23,21 +27,64 @@ pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Re
         output::data(&project::resolved(&args.chosen.source.manifest, &args.chosen.source.changes)?);
         return Ok(Exit::Fine);
     }
-    dry_run(registry, global, &args.chosen, args.format)
+    dry_run(registry, global, &args.chosen, args.place.executor, args.format)
 }
 
 /// Says what a run would do. Makes no store where there is none.
-pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, format: Format) -> Result<Exit, Failure> {
+pub(super) fn dry_run(
+    registry: Registry,
+    global: &Global,
+    chosen: &Chosen,
+    executor: Option<args::ExecutorArg>,
+    format: Format,
+) -> Result<Exit, Failure> {
     let project = project::load(registry, &chosen.source.manifest, &chosen.source.changes)?;
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
     let looked = look(global, chosen, &project.plan, &selected, &forced)?;
+    let (now, later) = match super::executor::choose(&project.plan, executor)? {
+        ExecutorChoice::Local => (Vec::new(), Vec::new()),
+        ExecutorChoice::Slurm(options) => sbatch_lines(&project.plan, &looked, &options),
+    };
     match format {
-        Format::Text => output::data(&text(&project.plan, &looked)),
-        Format::Json => output::json(&as_json(&project.plan, &looked)),
+        Format::Text => {
+            output::data(&text(&project.plan, &looked));
+            output::data(&submissions("now", &now));
+            output::data(&submissions("when their inputs are there", &later));
+        }
+        Format::Json => {
+            let mut all = as_json(&project.plan, &looked);
+            let lines = now.iter().chain(&later);
+            let lines = lines.map(|line| json!({ "nodes": line.nodes, "sbatch": line.command }));
+            if !now.is_empty() || !later.is_empty() {
+                all["submissions"] = lines.collect();
+            }
+            output::json(&all);
+        }
     }
     Ok(Exit::Fine)
+}
+
+/// The `sbatch` lines for the stages that can start, and for those that wait for others.
+fn sbatch_lines(plan: &Plan, looked: &Looked, options: &SlurmOptions) -> (Vec<Line>, Vec<Line>) {
+    let of = |wanted: fn(&Forecast) -> bool| -> Vec<_> {
+        plan.graph.order().iter().copied().filter(|id| wanted(&looked.forecasts[id.index()])).collect()
+    };
+    let now = of(|forecast| matches!(forecast, Forecast::Run(_, _)));
+    let later = of(|forecast| matches!(forecast, Forecast::Unknown(_)));
+    (lines(plan, &now, options), lines(plan, &later, options))
+}
+
+fn submissions(when: &str, lines: &[Line]) -> String {
+    let mut out = String::new();
+    for line in lines {
+        let name = line.nodes.first().map_or("", String::as_str);
+        let more = line.nodes.len().saturating_sub(1);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        out.push_str(&format!("\n{name}{more}, {when}:\n  {}\n", line.command));
+    }
+    out
 }
 
 struct Looked {

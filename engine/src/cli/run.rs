@@ -18,7 +18,7 @@ use crate::{
 
 pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Result<Exit, Failure> {
     if args.dry_run {
-        return plan::dry_run(registry, global, &args.chosen, args.format);
+        return plan::dry_run(registry, global, &args.chosen, args.place.executor, args.format);
     }
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
@@ -34,6 +34,9 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
     let options = RunOptions {
+        executor: super::executor::choose(&project.plan, args.place.executor)?,
+        detach: args.detach,
+        command: (std::env::args().skip(1).collect(), std::env::current_dir()?.to_string_lossy().into_owned()),
         selection: selection(&args.chosen),
         jobs: args.jobs.map_or_else(exec::slots::machine_threads, usize::from),
         keep_going: args.keep_going,

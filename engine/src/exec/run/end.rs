@@ -22,7 +22,8 @@ impl Run<'_, '_> {
             self.emit(started);
         }
         let Some(mut running) = self.running.remove(&id) else { return Ok(()) };
-        running.join();
+        self.executor.ended(id);
+        running.timed_out |= ended.timed_out;
         let name = self.plan.node(id).name.clone();
         match &ended.ending {
             Ending::Finished(outputs) => {
@@ -70,6 +71,10 @@ impl Run<'_, '_> {
                 self.commit(id, &ended, &running, Outcome::Stopped, None)?;
                 self.cancel(id)?;
                 self.emit(RunEvent::Stopped { node: name, step });
+            }
+            Ending::Withdrawn => {
+                self.cancel(id)?;
+                self.emit(RunEvent::Cancelled { node: name });
             }
             Ending::Failed(_) if self.signals_seen > 0 && !running.timed_out => {
                 self.cancel(id)?;
@@ -144,6 +149,7 @@ impl Run<'_, '_> {
             self.emit(RunEvent::Skipped { node: skipped, because: node.clone() });
         }
         if !self.options.keep_going {
+            self.executor.withdraw_waiting();
             self.cancel_rest()?;
         }
         Ok(())
@@ -191,6 +197,7 @@ impl Run<'_, '_> {
         for (id, record) in committed.nodes.into_iter().zip(ids) {
             self.record.committed(id, record);
             self.uncommitted.remove(&id);
+            self.executor.recorded(id);
             let node = &mut self.nodes[id.index()];
             let Some((seconds, figures)) = node.finished.take() else { continue };
             node.lock = None;
