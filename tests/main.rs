@@ -10,4 +10,5 @@ mod interrupts;
 mod quickstart;
 mod random_graphs;
 mod sharing_a_store;
+mod slurm;
 mod support;

@@ -354,10 +354,12 @@ impl Folder {
         status
     }
 
-    /// The last lines that the jobs themselves wrote.
-    pub(super) fn output(&self) -> Vec<String> {
+    /// The last lines that a job itself wrote, and what Slurm wrote for it.
+    pub(super) fn output(&self, group: usize) -> Vec<String> {
+        let suffix = format!("_{group}.out");
         let Ok(entries) = self.path.read_dir_utf8() else { return Vec::new() };
-        let outputs = entries.filter_map(Result::ok).filter(|entry| entry.file_name().ends_with(".out"));
+        let is_own = |name: &str| name.ends_with(&suffix) || (name.ends_with(".out") && !name.contains('_'));
+        let outputs = entries.filter_map(Result::ok).filter(|entry| is_own(entry.file_name()));
         let mut lines: Vec<String> = outputs
             .filter_map(|entry| fs_err::read(entry.path()).ok())
             .flat_map(|bytes| String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect::<Vec<_>>())

@@ -190,9 +190,9 @@ impl Slurm {
         let log = self.log_of(task);
         failure.log_tail = super::attempt::tail(&log, 12);
         if failure.log_tail.is_empty()
-            && let Some(batch) = task.place.as_ref().and_then(|(batch, _)| self.batches.get(batch))
+            && let Some((batch, n)) = task.place.as_ref().and_then(|(batch, n)| Some((self.batches.get(batch)?, *n)))
         {
-            failure.log_tail = batch.folder.output();
+            failure.log_tail = batch.folder.output(batch.group(n));
         }
         failure.log = log.into_string();
         let mut ended = Ended { ending: Ending::Failed(failure), timed_out, ..Ended::default() };
@@ -307,7 +307,15 @@ impl Slurm {
             }
             Err(Refusal::Never(failure)) => {
                 batch.stand = Stand::Dead;
-                nodes.into_iter().for_each(|node| self.fail(node, failure.clone(), false));
+                for node in nodes {
+                    let excluded = self.tasks.get_mut(&node).map(|task| std::mem::take(&mut task.exclude));
+                    // Without the nodes that failed under it perhaps none is left: rather one of those than none.
+                    if excluded.is_some_and(|excluded| !excluded.is_empty()) {
+                        self.submit_again(node);
+                    } else {
+                        self.fail(node, failure.clone(), false);
+                    }
+                }
             }
         }
     }

@@ -85,9 +85,8 @@ pub(super) enum Over {
 pub(super) fn life(line: &JobLine, own_uid: u32) -> Life {
     let state = line.state.trim_end_matches('+');
     match state {
-        "COMPLETED" => Life::Over(Over::ByItself),
-        "FAILED" if line.reason.contains("JobLaunchFailure") => Life::Over(Over::Lost),
-        "FAILED" => Life::Over(Over::ByItself),
+        // One that failed before its first line (JobLaunchFailure) is known by its lack of a start.
+        "COMPLETED" | "FAILED" => Life::Over(Over::ByItself),
         "TIMEOUT" | "DEADLINE" => Life::Over(Over::TimeLimit),
         "OUT_OF_MEMORY" => Life::Over(Over::Memory),
         // An administrator who drains a node cancels for no fault of the stage's.
@@ -129,6 +128,15 @@ pub(super) fn hopeless(line: &JobLine) -> Option<Failure> {
         ),
         _ => None,
     }
+}
+
+/// Whether what a job wrote says that it was ended for its memory: Slurm's state says so only where cgroups watch it.
+pub(super) fn memory_ran_out(output: &[String]) -> bool {
+    let says = |line: &String| {
+        line.starts_with("slurmstepd")
+            && ["memory limit", "oom_kill", "oom-kill", "Out Of Memory"].iter().any(|words| line.contains(words))
+    };
+    output.iter().any(says)
 }
 
 /// What a stage's failure is when its job ended and left no result.
@@ -267,7 +275,6 @@ mod tests {
         for alive in ["PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "A_NEW_WORD"] {
             assert_eq!(meaning(alive), Life::Alive);
         }
-        assert_eq!(life(&line("FAILED", "JobLaunchFailure"), 1000), Life::Over(Over::Lost));
         assert_eq!(life(&line("CANCELLED", "by 0"), 1000), Life::Over(Over::Lost));
         assert_eq!(life(&line("CANCELLED", "by 1000"), 1000), Life::Over(Over::Cancelled));
         assert_eq!(life(&line("CANCELLED", "by 0"), 0), Life::Over(Over::Cancelled));
@@ -293,6 +300,18 @@ mod tests {
             assert!(failure(over, "7", None).help.unwrap().contains(word), "{over:?}");
         }
         assert!(failure(Over::TimeLimit, "7", Some(40)).message.contains("step 40"));
+    }
+
+    #[test]
+    fn the_daemon_says_when_memory_ran_out() {
+        let says = |line: &str| memory_ran_out(&[line.to_owned()]);
+        assert!(says(
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=5.batch. Some of the step tasks have been OOM Killed."
+        ));
+        assert!(says(
+            "slurmstepd-n1: error: StepId=1.batch exceeded memory limit (245108736 > 20971520), being killed"
+        ));
+        assert!(!says("my program exceeded its own memory limit"));
     }
 
     #[test]

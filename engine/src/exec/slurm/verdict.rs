@@ -107,6 +107,7 @@ impl Slurm {
     ) -> std::io::Result<()> {
         let Some(batch) = self.batches.get(name) else { return Ok(()) };
         let (folder, job) = (batch.folder.clone(), batch.job_of(n));
+        let output = folder.output(batch.group(n));
         let job = job.trim_start_matches("job ").to_owned();
         let adopted = self.tasks.get(&node).is_some_and(|task| task.adopted);
         // Whatever is still in some queue will not begin after this.
@@ -114,6 +115,7 @@ impl Slurm {
         let begun = started.is_some() || !claimed_by.starts_with(GIVEN_UP);
         let over = match says {
             Says::Over(Over::ByItself) if !begun => Over::Lost,
+            Says::Over(Over::ByItself) if state::memory_ran_out(&output) => Over::Memory,
             Says::Over(over) => over,
             // A waiting element of an array that is cancelled leaves no trace anywhere; a job that ran does for a while.
             Says::Unknown | Says::Alive if !begun => Over::Cancelled,
