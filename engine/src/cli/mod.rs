@@ -6,6 +6,7 @@ mod args;
 mod attach;
 mod cache;
 mod check;
+mod devices;
 mod executor;
 mod exit;
 mod explain;
@@ -47,6 +48,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Results(results) => results::results(&args.global, results),
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Stages => stages::list(registry),
+        Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
         Command::Schema => {
             output::json(&crate::schema::manifest_schema(registry));

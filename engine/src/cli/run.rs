@@ -8,10 +8,11 @@ use super::{
     output, plan, project,
 };
 use crate::{
+    device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
-    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
-    plan::{Plan, Selection, place_of},
+    exec::{self, ExecutorChoice, Lookup, RunError, RunOptions, RunReport, Signals},
+    plan::{Plan, Selection, place_of, select},
     report::{JsonLines, Terminal, TerminalOptions},
     stage::Registry,
 };
@@ -29,12 +30,17 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         Some(lookup) => lookup,
         None => Lookup::open(&project::open_store(global, manifest)?)?,
     };
+    let executor = super::executor::choose(&project.plan, args.place.executor)?;
+    // A cluster's login node rarely has what its other nodes have: there Slurm refuses what cannot be had.
+    if matches!(executor, ExecutorChoice::Local) {
+        check_gpus(registry, &project, &lookup, &args.chosen)?;
+    }
     let signals = Signals::default();
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
     let options = RunOptions {
-        executor: super::executor::choose(&project.plan, args.place.executor)?,
+        executor,
         detach: args.detach,
         command: (std::env::args().skip(1).collect(), std::env::current_dir()?.to_string_lossy().into_owned()),
         selection: selection(&args.chosen),
@@ -61,6 +67,34 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     // The process ends here: taking thousands of small values apart one by one would only take time.
     std::mem::forget(project);
     Ok(exit)
+}
+
+/// Fails before anything runs where a stage would need a GPU that is not there.
+fn check_gpus(
+    registry: Registry,
+    project: &project::Project,
+    lookup: &Lookup,
+    wanted: &args::Chosen,
+) -> Result<(), Failure> {
+    let plan = &project.plan;
+    let wrong = |found| Failure { exit: Exit::Usage, found, sources: project.sources.clone() };
+    let chosen = select(plan, &selection(wanted)).map_err(wrong)?;
+    let forced = exec::lookup::forced(plan, &wanted.force, &chosen).map_err(wrong)?;
+    let gpus = || Gpus::of_this_machine(registry.cuda());
+    let missing = exec::missing_gpus(plan, lookup.store(), (&chosen, &forced), gpus).map_err(RunError::from);
+    let missing = missing.map_err(failure)?;
+    let Some((first, why)) = missing.first() else { return Ok(()) };
+    let node = plan.node(*first);
+    let span = node.decl.device.as_ref().map_or(node.decl.name.span, |word| word.span);
+    let others = match missing.len() {
+        1 => String::new(),
+        more => format!(" (and {} more)", more - 1),
+    };
+    let error = Diagnostic::error("run::no-gpu", format!("`{}`{others} would have to run on a GPU: {why}", node.name))
+        .label(span, "needs a GPU")
+        .help(why.help())
+        .help("what is in the store needs none: `sepia plan` says what would run");
+    Err(wrong(vec![error]))
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {

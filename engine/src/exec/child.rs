@@ -14,7 +14,7 @@ use wait4::Wait4 as _;
 pub(super) struct Usage {
     pub(super) cpu_seconds: f64,
     pub(super) peak_memory_bytes: u64,
-    /// It was ended by SIGKILL.
+    /// It was ended by SIGKILL or SIGTERM: from outside.
     pub(super) killed: bool,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn wait(child: Child, leash: &Leash) -> std::io::Result<(ExitStatus, 
     let usage = Usage {
         cpu_seconds: seconds(used.rusage.utime) + seconds(used.rusage.stime),
         peak_memory_bytes: used.rusage.maxrss,
-        killed: used.status.signal() == Some(9),
+        killed: matches!(used.status.signal(), Some(9 | 15)),
     };
     Ok((used.status, usage))
 }

@@ -18,6 +18,7 @@ mod command;
 mod committer;
 mod executor;
 mod forecast;
+mod gpu_check;
 mod keys;
 mod local;
 pub(crate) mod lookup;
@@ -35,6 +36,7 @@ mod state;
 mod worker;
 
 pub use forecast::{Forecast, forecast};
+pub use gpu_check::missing_gpus;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{ExecutorChoice, RunOptions, Signals};

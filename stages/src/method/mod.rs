@@ -25,13 +25,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use fira::FiraParams;
 pub use flora::FloraParams;
 pub use full::FullParams;
-pub use galore::GaloreParams;
+pub use galore::{GaloreParams, RestOptimizer};
 pub use lora::{LoraInit, LoraParams, LoraScaling};
 pub use low_rank::{LowRankInit, LowRankParams};
-pub use per_matrix::PerMatrix;
+pub use per_matrix::{MatrixMethod, PerMatrix};
 pub use relora::{ReloraParams, merges_after};
 
-use crate::train::{AdamHyper, Method};
+use crate::train::{AdamHyper, Method, ScheduleKind};
 
 /// What a run gives a method besides its own parameters.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,12 @@ pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Se
 
     /// Reports what cannot work; `at` is the dotted path of these parameters.
     fn check(&self, at: &str, check: &mut Check<'_>);
+
+    /// Reports a schedule of the learning rate that does not go with the method; `at` is the dotted path of these
+    /// parameters.
+    fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
+        let _ = (at, schedule, check);
+    }
 
     /// The method, before its first step.
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method>;
@@ -97,6 +103,12 @@ macro_rules! methods {
             fn check(&self, at: &str, check: &mut Check<'_>) {
                 match self {
                     $(Self::$variant(params) => params.check(at, check),)+
+                }
+            }
+
+            fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check_schedule(at, schedule, check),)+
                 }
             }
 

@@ -12,7 +12,7 @@ use crate::{
     method::projection::{ProjType, ProjectionConfig, predicted_floats},
     model::{Llama, LlamaConfig, named_weights},
     ops::{self, Rope},
-    train::{Gradients, Moments, State, load_weights, save_weights},
+    train::{Gradients, Rest, State, load_weights, save_weights},
 };
 
 const RANK: usize = 4;
@@ -43,7 +43,7 @@ fn initial(device: &Device) -> Llama {
 struct Bench {
     device: Device,
     method: Box<dyn Method>,
-    rest: Moments,
+    rest: Rest,
     model: Llama,
     rope: Rope,
     done: u64,
@@ -55,8 +55,9 @@ impl Bench {
         let hyper = AdamHyper::default();
         let mut method = params.build(&MethodSetup { hyper, seed: 3 });
         let model = method.attach(initial(&device)).unwrap();
+        let rest = Rest::new(hyper, method.rest());
         let rope = model.rope(8, &device);
-        Self { device, method, rest: Moments::new(hyper), model, rope, done: 0 }
+        Self { device, method, rest, model, rope, done: 0 }
     }
 
     fn tokens(&self, device: &Device) -> Tensor<2, Int> {
@@ -100,14 +101,14 @@ impl Bench {
         let mut state = State::new(&Device::flex());
         save_weights(&self.model, &mut state);
         self.method.save(&mut state);
-        self.rest.save("rest", &mut state);
+        self.rest.save(&mut state);
         state
     }
 
     fn load(mut self, mut state: State, done: u64) -> Self {
         self.model = load_weights(self.model, &mut state).unwrap();
         self.method.load(&mut state).unwrap();
-        self.rest.load("rest", &mut state).unwrap();
+        self.rest.load(&mut state).unwrap();
         self.done = done;
         self
     }
@@ -268,6 +269,48 @@ fn merging_keeps_what_the_model_computes_and_prunes_the_moments() {
     assert_eq!(figure("merged_rank"), RANK as f64);
     let twice = reset.run(3).method.figures();
     assert_eq!(twice.iter().find(|(found, _)| *found == "merged_rank").unwrap().1, 2.0 * RANK as f64);
+}
+
+#[test]
+fn a_trained_scale_is_merged_with_its_branch_and_begins_again() {
+    let relora =
+        ReloraParams { rank: RANK, merge_every: 3, trainable_scale: true, dropout: 0.0, ..ReloraParams::default() };
+    let new = || Bench::new(&AnyMethod::Relora(relora));
+    let scales = |bench: &Bench| -> Vec<f32> {
+        let of_scales = weights(&bench.model).into_iter().filter(|(path, _)| path.ends_with("lora_scale"));
+        of_scales.flat_map(|(_, data)| data.iter::<f32>().collect::<Vec<_>>()).collect()
+    };
+    let bench = new().run(3);
+    assert_eq!(scales(&bench).len(), 14);
+    assert!(scales(&bench).iter().all(|scale| *scale != 1.0), "{:?}", scales(&bench));
+    let apart = furthest(&bench.logits(&bench.finished()), &bench.logits(&bench.model));
+    assert!(apart < 1e-5, "{apart}");
+    let resumed = new().load(bench.save(), 3).run(4);
+    assert!(scales(&bench.run(1)).iter().all(|scale| *scale == 1.0));
+    assert_eq!(weights(&new().run(7).model), weights(&resumed.model));
+}
+
+#[test]
+fn galore_trains_the_rest_by_its_own_optimizer_where_asked() {
+    for (optimizer, bytes) in [("adafactor", true), ("adam8bit", true), ("sgd", false), ("adam", true)] {
+        let text = serde_json::json!({ "name": "galore", "rank": RANK, "optimizer": optimizer, "rest": "same" });
+        let params: AnyMethod = serde_json::from_value(text).unwrap();
+        let mut bench = Bench::new(&params);
+        let first = bench.update();
+        let bench = bench.run(5);
+        assert_eq!(bench.rest.bytes() > 0, bytes, "{optimizer}");
+        let resumed = Bench::new(&params).load(bench.save(), 6).run(2);
+        let mut whole = bench.run(2);
+        assert_eq!(weights(&whole.model), weights(&resumed.model), "{optimizer}");
+        assert!(whole.update() < first, "{optimizer}");
+    }
+    // Adam is AdamW without decay, whoever does it.
+    let of = |rest| Bench::new(&AnyMethod::Galore(GaloreParams { rank: RANK, rest, ..GaloreParams::default() })).run(3);
+    let [own, same] = [RestOptimizer::AdamW, RestOptimizer::Same].map(of);
+    for ((path, one), (_, other)) in weights(&own.model).iter().zip(weights(&same.model)) {
+        let [one, other] = [one.iter::<f32>().collect::<Vec<_>>(), other.iter::<f32>().collect::<Vec<_>>()];
+        assert!(furthest(&one, &other) < 1e-5, "{path}");
+    }
 }
 
 #[test]

@@ -91,6 +91,12 @@ impl MatrixState {
         &self.config
     }
 
+    /// Shape of its gradients.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
     /// Takes in a gradient.
     ///
     /// # Errors
@@ -221,12 +227,6 @@ impl MatrixState {
         }
         Ok(())
     }
-}
-
-/// Decoupled weight decay of an updated weight, with the plain learning rate: `W -= lr * weight_decay * W`.
-#[must_use]
-pub fn decay(weight: Tensor<2>, lr: f64, weight_decay: f64) -> Tensor<2> {
-    if weight_decay == 0.0 { weight } else { weight.mul_scalar(1.0 - lr * weight_decay) }
 }
 
 fn host(tensor: &Tensor<1>) -> Result<Vec<f32>, StageError> {

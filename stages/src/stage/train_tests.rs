@@ -129,3 +129,24 @@ fn relora_starts_warm_from_a_trained_model_and_goes_on_getting_better() {
         second.iter().filter(|p| p.name == "merged_rank").map(|p| (p.step.unwrap(), p.value)).collect();
     assert_eq!(ranks, [(21, 8.0), (41, 16.0)]);
 }
+
+#[test]
+fn per_layer_updates_give_the_same_bytes() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    for entry in METHODS {
+        let mut losses = Vec::new();
+        for per_layer in [false, true] {
+            let more = serde_json::json!({ "per_layer": per_layer, "grad_clip": 0.0, "grad_accum": 1 });
+            let params: TrainParams<AnyMethod> = params(method(entry.name), more);
+            let name = format!("{}-{per_layer}", entry.name);
+            let points =
+                Bench::run::<Train<AnyMethod>>(&params, job(&bench, &name, &data, 2), &mut Recorder::default())
+                    .unwrap();
+            losses.push(points.iter().filter(|p| p.name == "loss").map(|p| p.value).collect::<Vec<_>>());
+        }
+        assert_eq!(losses[0], losses[1], "{}", entry.name);
+        let [whole, parts] = [false, true].map(|per_layer| weights(&bench, &format!("{}-{per_layer}", entry.name)));
+        assert!(whole == parts, "{}", entry.name);
+    }
+}

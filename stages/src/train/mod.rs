@@ -12,7 +12,9 @@ mod gradients;
 mod guard;
 mod method;
 mod params;
+mod per_layer;
 mod report;
+mod rest;
 mod run;
 mod schedule;
 
@@ -26,5 +28,6 @@ pub(crate) use gradients::{load_weights, save_weights};
 pub use method::{FullAdamW, Method, Moments, Target, is_target};
 pub use params::{TrainKnobs, TrainParams};
 pub use report::{Throughput, peak_memory_bytes};
+pub use rest::Rest;
 pub use run::run_training;
 pub use schedule::{Schedule, ScheduleKind};

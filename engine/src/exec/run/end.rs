@@ -82,7 +82,8 @@ impl Run<'_, '_> {
             }
             Ending::Failed(failure) => {
                 let mut failure = failure.clone();
-                if running.timed_out {
+                // An executor that keeps the time itself may know better.
+                if running.timed_out && (!ended.timed_out || failure.message.is_empty()) {
                     failure.message = "it did not finish within its time-out".to_owned();
                     failure.help = Some("raise `timeout`".to_owned());
                     failure.param = Some("timeout".to_owned());

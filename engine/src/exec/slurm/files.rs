@@ -139,9 +139,10 @@ pub(super) struct EndRecord {
     pub(super) peak_memory_bytes: u64,
     pub(super) seconds: f64,
     pub(super) started_at: i64,
-    pub(super) host: String,
     pub(super) job: String,
-    /// The child was ended by SIGKILL, which is how memory limits are enforced.
+    /// The machine that it ran on.
+    pub(super) machine: serde_json::Map<String, serde_json::Value>,
+    /// The child was ended from outside, by SIGKILL or SIGTERM, which is how limits are enforced: Slurm knows more.
     pub(super) killed: bool,
 }
 
@@ -194,10 +195,8 @@ impl EndRecord {
                 None => Ending::Failed(Failure { message: what, ..Failure::default() }),
             },
         };
-        let mut provenance = serde_json::Map::new();
-        for (name, value) in
-            [("executor", "slurm"), ("host", self.host.as_str()), ("job", self.job.as_str()), ("log", log.as_str())]
-        {
+        let mut provenance = self.machine;
+        for (name, value) in [("executor", "slurm"), ("job", self.job.as_str()), ("log", log.as_str())] {
             provenance.insert(name.to_owned(), value.into());
         }
         Ended {
@@ -434,8 +433,8 @@ mod tests {
             peak_memory_bytes: 0,
             seconds: 1.0,
             started_at: 5,
-            host: "n1".into(),
             job: "12".into(),
+            machine: serde_json::Map::new(),
             killed: false,
         }
     }

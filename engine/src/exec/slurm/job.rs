@@ -17,12 +17,14 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::Store;
+use serde_json::{Map, Value};
 
 use super::files::{EndRecord, Folder, TaskEnd, TaskOrder};
 use crate::{
     event::Failure,
     exec::{
         attempt::{Attempt, Control, Ended, Ending, Message},
+        provenance,
         record::now_ms,
     },
     graph::NodeId,
@@ -201,12 +203,20 @@ fn task(shared: &Shared, n: usize) -> std::io::Result<bool> {
         peak_memory_bytes: ended.usage.peak_memory_bytes,
         seconds: begun.elapsed().as_secs_f64(),
         started_at,
-        host: shared.host.clone(),
         job: shared.me.clone(),
+        machine: machine_of(shared, &order),
         killed: ended.usage.killed,
     };
     folder.end(n, shared.restart, &record)?;
     Ok(well)
+}
+
+/// The machine, by the name that Slurm has for it, and the GPU that the task used.
+fn machine_of(shared: &Shared, order: &TaskOrder) -> Map<String, Value> {
+    let mut machine = provenance::machine();
+    machine.insert("host".to_owned(), shared.host.clone().into());
+    machine.insert("gpu".to_owned(), provenance::gpu(order.job.device).unwrap_or(Value::Null));
+    machine
 }
 
 /// The order as an attempt in a folder of this start's own.

@@ -175,7 +175,13 @@ impl Slurm {
         let Some(task) = self.tasks.remove(&node) else { return };
         if let Some((batch, n)) = task.place {
             self.spent.insert((batch.clone(), n));
-            if matches!(ended.ending, Ending::Withdrawn | Ending::Damaged { .. }) {
+            let unrecorded = match ended.ending {
+                Ending::Withdrawn | Ending::Damaged { .. } => true,
+                // Its failure is that it was cancelled: the next run wants it to run, not to fail.
+                Ending::Failed(_) => task.cancelled,
+                Ending::Finished(_) | Ending::Stopped { .. } => false,
+            };
+            if unrecorded {
                 // There will be no record of it.
                 self.forget(&task.attempt, &batch, n);
             } else {

@@ -49,8 +49,7 @@ impl Slurm {
         if status.done.contains(&n) || matches!(says, Says::Over(_) | Says::Unknown) {
             // Opened by its name, whatever the listing showed.
             if let Some(done) = folder.done(n) {
-                self.done(node, name, n, done, says);
-                return Ok(());
+                return self.done(node, name, n, done, says);
             }
         }
         let interrupted =
@@ -201,28 +200,27 @@ impl Slurm {
         }
     }
 
-    /// There is a result. A child that was killed may have been killed for its memory: then Slurm knows, a moment later.
-    fn done(&mut self, node: NodeId, name: &str, n: usize, mut done: EndRecord, says: Says) {
-        if done.killed && matches!(done.ending, TaskEnd::Failed { .. }) {
+    /// There is a result. Where the child was ended from outside, Slurm knows a moment later why.
+    fn done(&mut self, node: NodeId, name: &str, n: usize, done: EndRecord, says: Says) -> std::io::Result<()> {
+        let cancelled = self.tasks.get(&node).is_some_and(|task| task.cancelled);
+        if done.killed && matches!(done.ending, TaskEnd::Failed { .. }) && !cancelled {
             let alone = self
                 .batches
                 .get(name)
                 .is_some_and(|batch| batch.shape.groups.get(batch.group(n)).is_some_and(|group| group.len() == 1));
-            let heard = self.batches.get(name).is_some_and(|batch| batch.answered.is_some());
-            if alone && says == Says::Alive && (!self.told_silence || !heard) {
-                self.patience = super::SHORTEST;
-                return;
-            }
-            if says == Says::Over(Over::Memory)
-                && let TaskEnd::Failed { failure } = &mut done.ending
-            {
-                let memory = state::failure(Over::Memory, &done.job, None);
-                failure.message = memory.message;
-                failure.help = memory.help;
-                failure.param = memory.param;
+            match says {
+                Says::Alive if alone && !self.told_silence => {
+                    self.patience = super::SHORTEST;
+                    return Ok(());
+                }
+                Says::Over(over) if over != Over::ByItself => {
+                    return self.without_result(node, name, n, says, Some(0), None);
+                }
+                Says::Alive | Says::Over(_) | Says::Unknown => {}
             }
         }
         self.finish_with(node, done);
+        Ok(())
     }
 
     fn finish_with(&mut self, node: NodeId, end: EndRecord) {
