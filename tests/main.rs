@@ -18,4 +18,5 @@ mod random_graphs;
 mod sharing;
 mod sharing_a_store;
 mod shipped;
+mod slurm;
 mod support;

@@ -45,6 +45,8 @@ pub(super) enum Command {
     Explain(Explain),
     /// Print the graph of a manifest.
     Graph(Graph),
+    /// Take up again a run whose jobs were left on a cluster.
+    Attach(Attach),
     /// List past runs.
     Runs(Runs),
     /// Show a past run, or one stage of it.
@@ -81,6 +83,11 @@ pub(super) enum Command {
     Completions(Completions),
     #[command(name = "__work", hide = true)]
     Work,
+    #[command(name = "__job", hide = true)]
+    Job {
+        /// The batch.
+        folder: Utf8PathBuf,
+    },
     #[command(name = "__reap", hide = true)]
     Reap,
 }
@@ -166,12 +173,40 @@ pub(super) struct Run {
     /// After a failure, go on with what does not depend on it.
     #[arg(short, long)]
     pub(super) keep_going: bool,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// When the run is stopped (Ctrl-C), leave the jobs on the cluster: `sepia attach` takes them up again.
+    #[arg(long)]
+    pub(super) detach: bool,
     /// Only say what would be done, as `sepia plan` does.
     #[arg(long)]
     pub(super) dry_run: bool,
     /// `json`: one event a line on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Place {
+    /// Where stages run: here, or as jobs of a cluster [default: `slurm` if the manifest or the user's configuration has
+    /// `[executor.slurm]`, else `local`].
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(super) executor: Option<ExecutorArg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExecutorArg {
+    /// This machine.
+    Local,
+    /// A cluster with Slurm that shares the store's file system.
+    Slurm,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Attach {
+    /// The run: `latest`, or the beginning of its id.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -182,6 +217,8 @@ pub(super) struct Plan {
     /// same keys.
     #[arg(long)]
     pub(super) resolved: bool,
+    #[command(flatten)]
+    pub(super) place: Place,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }
@@ -313,6 +350,9 @@ pub(super) struct Log {
     /// The run: `latest`, or the beginning of its id [default: the newest run in which the stage ran].
     #[arg(long)]
     pub(super) run: Option<String>,
+    /// Go on printing what it writes until it ends.
+    #[arg(short, long)]
+    pub(super) follow: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,10 +3,12 @@
 //! Data goes to standard output, everything else to standard error. Exit codes are in [`exit`].
 
 mod args;
+mod attach;
 mod cache;
 mod check;
 mod completions;
 mod devices;
+mod executor;
 mod exit;
 mod explain;
 mod fetch;
@@ -51,6 +53,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Check(check) => check::check(registry, &args.global, check),
         Command::Explain(explain) => explain::explain(registry, &args.global, explain),
         Command::Graph(graph) => graph::graph(registry, &args.global, graph),
+        Command::Attach(attach) => attach::attach(registry, attach, &args.global),
         Command::Runs(runs) => runs::runs(&args.global, runs),
         Command::Show(show) => show::show(&args.global, show),
         Command::Log(log) => log::log(&args.global, log),
@@ -74,6 +77,9 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
             Ok(Exit::Fine)
         }
         Command::Work => return std::process::ExitCode::from(u8::try_from(exec::work(registry)).unwrap_or(1)),
+        Command::Job { folder } => {
+            return std::process::ExitCode::from(u8::try_from(exec::job(registry, folder)).unwrap_or(1));
+        }
         Command::Reap => {
             exec::reap();
             Ok(Exit::Fine)

@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Sources},
-    exec::{self, Forecast, KeyError, Lookup, Reason, Standing, forecast_from, lookup, reason},
+    exec::{
+        self, ExecutorChoice, Forecast, KeyError, Lookup, Reason, SlurmOptions, Standing, forecast_from, lookup,
+        reason,
+        slurm::{Line, lines},
+    },
     plan::{Machine, Plan, estimates, over_limits, select},
     report::figures::{bytes, count},
     stage::{Estimate, Registry},
@@ -26,11 +30,17 @@ pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Re
         output::data(&project::resolved(registry, &args.chosen.source.manifest, &args.chosen.source.changes)?);
         return Ok(Exit::Fine);
     }
-    dry_run(registry, global, &args.chosen, args.format)
+    dry_run(registry, global, &args.chosen, args.place.executor, args.format)
 }
 
 /// Says what a run would do. Makes no store where there is none.
-pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, format: Format) -> Result<Exit, Failure> {
+pub(super) fn dry_run(
+    registry: Registry,
+    global: &Global,
+    chosen: &Chosen,
+    executor: Option<args::ExecutorArg>,
+    format: Format,
+) -> Result<Exit, Failure> {
     let path = project::store_path(global, Some(&chosen.source.manifest))?;
     // Reading the store and reading the manifest take about as long: side by side.
     let (project, lookup) = std::thread::scope(|scope| {
@@ -56,11 +66,48 @@ pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, form
     let mut looked = look(lookup, &project.plan, &selected, &forced)?;
     looked.estimates = estimates(&project.plan, &selected);
     warn(global, chosen, &project, &looked)?;
+    let (now, later) = match super::executor::choose(&project.plan, executor)? {
+        ExecutorChoice::Local => (Vec::new(), Vec::new()),
+        ExecutorChoice::Slurm(options) => sbatch_lines(&project.plan, &looked, &options),
+    };
     match format {
-        Format::Text => output::data(&text(&project.plan, &looked)),
-        Format::Json => output::json(&as_json(&project.plan, &looked)),
+        Format::Text => {
+            output::data(&text(&project.plan, &looked));
+            output::data(&submissions("now", &now));
+            output::data(&submissions("when their inputs are there", &later));
+        }
+        Format::Json => {
+            let mut all = as_json(&project.plan, &looked);
+            let lines = now.iter().chain(&later);
+            let lines = lines.map(|line| json!({ "nodes": line.nodes, "sbatch": line.command }));
+            if !now.is_empty() || !later.is_empty() {
+                all["submissions"] = lines.collect();
+            }
+            output::json(&all);
+        }
     }
     Ok(Exit::Fine)
+}
+
+/// The `sbatch` lines for the stages that can start, and for those that wait for others.
+fn sbatch_lines(plan: &Plan, looked: &Looked, options: &SlurmOptions) -> (Vec<Line>, Vec<Line>) {
+    let of = |wanted: fn(&Forecast) -> bool| -> Vec<_> {
+        plan.graph.order().iter().copied().filter(|id| wanted(&looked.forecasts[id.index()])).collect()
+    };
+    let now = of(|forecast| matches!(forecast, Forecast::Run(_, _)));
+    let later = of(|forecast| matches!(forecast, Forecast::Unknown(_)));
+    (lines(plan, &now, options), lines(plan, &later, options))
+}
+
+fn submissions(when: &str, lines: &[Line]) -> String {
+    let mut out = String::new();
+    for line in lines {
+        let name = line.nodes.first().map_or("", String::as_str);
+        let more = line.nodes.len().saturating_sub(1);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        out.push_str(&format!("\n{name}{more}, {when}:\n  {}\n", line.command));
+    }
+    out
 }
 
 struct Looked {

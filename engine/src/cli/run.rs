@@ -14,7 +14,7 @@ use crate::{
     device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
-    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
+    exec::{self, ExecutorChoice, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
     plan::{Plan, Selection, place_of, select},
     report::{
         JsonLines, Terminal, TerminalOptions,
@@ -25,7 +25,7 @@ use crate::{
 
 pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Result<Exit, Failure> {
     if args.dry_run {
-        return plan::dry_run(registry, global, &args.chosen, args.format);
+        return plan::dry_run(registry, global, &args.chosen, args.place.executor, args.format);
     }
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
@@ -46,6 +46,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         }
     }
     let project = project::load(registry, manifest, &args.chosen.source.changes)?;
+    let executor = super::executor::choose(&project.plan, args.place.executor)?;
     // From here on there is something to end in good order.
     let signals = Signals::default();
     let raised = signals.clone();
@@ -57,12 +58,13 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         None => look_afar(global, args, &signals)?,
     };
     let store = Arc::clone(lookup.store());
-    if remote.is_none() {
-        // With a remote, results that need a GPU may come from there.
+    // With a remote, results that need a GPU may come from there. A cluster's login node rarely has what its other nodes
+    // have: there Slurm refuses what cannot be had.
+    if remote.is_none() && matches!(executor, ExecutorChoice::Local) {
         check_gpus(registry, &project, &lookup, &args.chosen)?;
     }
     let basis = project::basis(global, &args.chosen, &project);
-    let options = RunOptions { basis, signals, ..options(args, project.manifest_digest)? };
+    let options = RunOptions { basis, signals, executor, ..options(args, project.manifest_digest)? };
     fetch::ahead(&project, &store, &options)?;
     let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
     let exit = conclude(&project, manifest, &report);
@@ -107,6 +109,9 @@ fn nothing_to_do(global: &Global, args: &args::Run, standing: &Standing, lookup:
 
 fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Failure> {
     Ok(RunOptions {
+        executor: ExecutorChoice::Local,
+        detach: args.detach,
+        command: (std::env::args().skip(1).collect(), std::env::current_dir()?.to_string_lossy().into_owned()),
         selection: selection(&args.chosen),
         jobs: args.jobs.map_or_else(exec::slots::machine_threads, usize::from),
         keep_going: args.keep_going,

@@ -12,6 +12,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
 use sepia_cache::{ObjectRef, Store, hash_output};
+use serde_json::{Map, Value};
 
 use super::{
     child::{self, Leash, Usage},
@@ -22,12 +23,17 @@ use super::{
 use crate::{
     event::Failure,
     graph::NodeId,
+    key::StageKey,
+    manifest::StageDecl,
     stage::{Job, MetricPoint, StageEntry, parse_metrics},
 };
 
 /// Everything the thread needs.
 pub(super) struct Attempt {
     pub(super) node: NodeId,
+    pub(super) key: StageKey,
+    /// What its author wrote: resources, time-out, settings for a cluster.
+    pub(super) decl: Arc<StageDecl>,
     pub(super) entry: &'static StageEntry,
     /// With external files resolved.
     pub(super) params: serde_json::Value,
@@ -45,10 +51,13 @@ pub(super) struct Attempt {
 }
 
 /// How it ended.
+#[derive(Clone)]
 pub(super) enum Ending {
     /// All outputs are in the store.
     Finished(Vec<(String, ObjectRef)>),
     Failed(Failure),
+    /// It was ended before it began, because that was asked for.
+    Withdrawn,
     Stopped {
         step: u64,
     },
@@ -61,11 +70,18 @@ pub(super) enum Ending {
 }
 
 /// What is known once it has ended.
+#[derive(Default)]
 pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) metrics: Vec<MetricPoint>,
     pub(super) usage: Usage,
     pub(super) seconds: f64,
+    /// It was stopped at its time-out by an executor that keeps the time itself.
+    pub(super) timed_out: bool,
+    /// When it really began, in Unix milliseconds, if that was not when it was submitted.
+    pub(super) started_at: Option<i64>,
+    /// What the record says of its origin beside what it says for the whole run: another host, a job's number.
+    pub(super) provenance: Map<String, Value>,
 }
 
 /// What the thread tells the loop.
@@ -76,7 +92,13 @@ pub(super) enum Message {
     Ended(NodeId, Box<Ended>),
 }
 
-/// The loop's hold on an attempt.
+impl Default for Ending {
+    fn default() -> Self {
+        Self::Failed(Failure::default())
+    }
+}
+
+/// The executor's hold on an attempt.
 #[derive(Clone, Default)]
 pub(super) struct Control {
     leash: Leash,
@@ -117,7 +139,7 @@ impl Attempt {
         if fs_err::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
             let _ = fs_err::remove_file(&self.log);
         }
-        let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64() };
+        let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64(), ..Ended::default() };
         tell(Message::Ended(node, Box::new(ended)));
     }
 
@@ -335,7 +357,7 @@ fn disk_full(log: &Utf8Path) -> Option<String> {
 }
 
 /// The last lines of a file that may be huge.
-fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
+pub(super) fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
     let read = || -> std::io::Result<Vec<String>> {
         let mut file = fs_err::File::open(path)?;
         let length = file.metadata()?.len();

@@ -8,11 +8,27 @@ use std::sync::{
 use super::Basis;
 use crate::plan::Selection;
 
+/// Where attempts run.
+#[derive(Debug, Clone, Default)]
+pub enum ExecutorChoice {
+    /// On this machine.
+    #[default]
+    Local,
+    /// On a cluster with Slurm, with these settings where a stage has none of its own.
+    Slurm(super::slurm::SlurmOptions),
+}
+
 /// Options of a run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Which nodes.
     pub selection: Selection,
+    /// Where attempts run.
+    pub executor: ExecutorChoice,
+    /// When the run is told to stop, leave what can go on without it.
+    pub detach: bool,
+    /// The command line after the program's name, and the folder it was given in: for who takes the run up again.
+    pub command: (Vec<String>, String),
     /// Threads that all running stages may use together.
     pub jobs: usize,
     /// Go on with what does not depend on a failed node. Otherwise nothing new starts after a failure.

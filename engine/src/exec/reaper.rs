@@ -47,8 +47,8 @@ impl Reaper {
         let _ = writeln!(self.unsent, "{sign}{group}");
     }
 
-    /// Passes on what there is to tell, in one write: each wakes the reaper. The loop calls this before it waits for
-    /// anything, so that nothing stays untold.
+    /// Passes on what there is to tell, in one write: each wakes the reaper. That a group has ended can wait for the
+    /// loop's next turn.
     pub(super) fn tell(&mut self) {
         if !self.unsent.is_empty() {
             let _ = self.pipe.write_all(self.unsent.as_bytes());

@@ -52,6 +52,7 @@ pub(super) struct RunRecord {
     started_at: i64,
     manifest: String,
     manifest_digest: String,
+    command: (Vec<String>, String),
     provenance: OnceLock<Map<String, Value>>,
     gathering: Option<std::thread::JoinHandle<Map<String, Value>>>,
     records: BTreeMap<NodeId, RecordId>,
@@ -72,6 +73,7 @@ impl RunRecord {
             started_at,
             manifest: options.manifest.clone(),
             manifest_digest: options.manifest_digest.clone(),
+            command: options.command.clone(),
             provenance: OnceLock::new(),
             gathering: None,
             records: BTreeMap::new(),
@@ -101,7 +103,11 @@ impl RunRecord {
             finished_at: None,
             outcome: None,
             counts: RunCounts::default(),
-            details: json!({ "manifest_digest": self.manifest_digest }),
+            details: json!({
+                "manifest_digest": self.manifest_digest,
+                "arguments": self.command.0,
+                "folder": self.command.1,
+            }),
         }
     }
 
@@ -146,12 +152,16 @@ impl RunRecord {
         let inputs = inputs.collect();
         let mut provenance = self.provenance().clone();
         provenance.insert("device".to_owned(), json!(node.device.class()));
-        if let Some(gpu) = provenance::gpu(node.device) {
+        // What ran elsewhere brings its own.
+        if ended.provenance.is_empty()
+            && let Some(gpu) = provenance::gpu(node.device)
+        {
             provenance.insert("gpu".to_owned(), gpu);
         }
         provenance.insert("dtype".to_owned(), json!(node.dtype.name()));
         provenance.insert("threads".to_owned(), json!(node.threads()));
         provenance.insert("log".to_owned(), json!(end.log));
+        provenance.extend(ended.provenance.clone());
         self.seconds.insert(id, ended.seconds);
         Record {
             schema: RECORD_SCHEMA,
@@ -163,7 +173,7 @@ impl RunRecord {
             run: self.run.clone(),
             outcome: end.outcome,
             error: end.error.clone(),
-            started_at: end.started_at,
+            started_at: ended.started_at.unwrap_or(end.started_at),
             wall_seconds: ended.seconds,
             cpu_seconds: ended.usage.cpu_seconds,
             peak_memory_bytes: ended.usage.peak_memory_bytes,

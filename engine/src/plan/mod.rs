@@ -32,7 +32,7 @@ use crate::{
     device::Gpus,
     diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
-    manifest::{Manifest, StageDecl},
+    manifest::{ExecutorDecl, Manifest, StageDecl},
     stage::{Check, Facts, Registry},
 };
 
@@ -45,6 +45,8 @@ pub struct Plan {
     pub folder: Utf8PathBuf,
     /// The nodes, in the manifest's order; a [`NodeId`] is an index into this list.
     pub nodes: Vec<Node>,
+    /// Where its nodes run, if the command line does not say.
+    pub executor: ExecutorDecl,
     /// Who needs whom.
     pub graph: Graph,
     /// What is odd, though it can run.
@@ -99,9 +101,14 @@ impl Plan {
         let errors = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let nodes: Option<Vec<Node>> = nodes.into_iter().collect();
         match (graph, nodes) {
-            (Some(graph), Some(nodes)) if !errors => {
-                Ok(Self { name: manifest.name, folder: folder.to_owned(), nodes, graph, warnings: found })
-            }
+            (Some(graph), Some(nodes)) if !errors => Ok(Self {
+                name: manifest.name,
+                folder: folder.to_owned(),
+                nodes,
+                executor: manifest.executor,
+                graph,
+                warnings: found,
+            }),
             _ => Err(found),
         }
     }

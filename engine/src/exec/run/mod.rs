@@ -21,16 +21,18 @@ use std::{
 use sepia_cache::{Digest, KeyLock, RunLock, Store, StoreError};
 
 use super::{
-    attempt::{Control, Message},
+    attempt::Message,
     committer::{Committed, Committer},
+    executor::Executor,
     keys::{KeyError, KeyMaker, NodeOutputs},
+    local::{Local, Tell},
     lookup::{self, Lookup},
-    options::RunOptions,
-    reaper::Reaper,
+    options::{ExecutorChoice, RunOptions},
     record::RunRecord,
     recorder::Recorder,
     scheduler::{Demand, Scheduler},
-    slots::{self, Amount, Slots, machine_memory},
+    slots::{self, Amount, Slots},
+    slurm::Slurm,
     standing::{LISTED, Standing},
     state::{IllegalChange, NodeState},
     worker::Report,
@@ -103,8 +105,16 @@ pub fn run(
     let run_lock = store.lock_run(&record.run)?;
     let recorder = Recorder::create(&store.run_dir(&record.run)?)?;
     let (tell, wakes) = channel();
-    let total =
-        Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: options.devices, pinned: None };
+    let for_attempts = tell.clone();
+    let tell_loop: Tell = Arc::new(move |message| drop(for_attempts.send(Wake::Attempt(message))));
+    let executor: Box<dyn Executor> = match &options.executor {
+        ExecutorChoice::Local => {
+            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, options.devices), tell_loop))
+        }
+        ExecutorChoice::Slurm(choice) => {
+            Box::new(Slurm::new(Arc::clone(store), options.program.clone(), choice.clone(), tell_loop))
+        }
+    };
     let demands = plan.nodes.iter().map(|node| Demand {
         amount: Amount {
             threads: node.threads(),
@@ -118,7 +128,7 @@ pub fn run(
         plan,
         store: Arc::clone(store),
         options,
-        scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(total)),
+        scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(executor.capacity())),
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
         devices: slots::machine_devices(),
@@ -135,7 +145,7 @@ pub fn run(
         uncommitted: BTreeSet::new(),
         untold_starts: BTreeMap::new(),
         committer: None,
-        reaper: None,
+        executor,
         forced,
         frozen,
         signals_seen: 0,
@@ -159,21 +169,10 @@ struct NodeRun {
 }
 
 struct RunningAttempt {
-    control: Control,
     started_at: i64,
     deadline: Option<Instant>,
     timed_out: bool,
     killed: bool,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl RunningAttempt {
-    /// The thread has said its last word, or its child was killed: it ends at once.
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 struct Run<'a, 'l> {
@@ -200,7 +199,7 @@ struct Run<'a, 'l> {
     /// Starts that are told once what they build on is durable, so that the story has an order.
     untold_starts: BTreeMap<NodeId, RunEvent>,
     committer: Option<Committer>,
-    reaper: Option<Reaper>,
+    executor: Box<dyn Executor>,
     forced: Vec<bool>,
     frozen: Vec<bool>,
     signals_seen: u32,
@@ -219,18 +218,10 @@ impl Run<'_, '_> {
             nodes,
         });
         let result = self.until_all_final(wakes);
-        if result.is_err() {
-            // The store or the run's own files failed: nothing more can be kept, and no child may go on.
-            self.running.values().for_each(|attempt| attempt.control.kill());
-        }
-        for attempt in self.running.values_mut() {
-            attempt.join();
-        }
+        // Where the store or the run's own files failed, nothing more can be kept, and no child may go on.
+        self.executor.finish();
         if let Some(committer) = self.committer.take() {
             committer.finish();
-        }
-        if let Some(reaper) = self.reaper.take() {
-            reaper.dismiss();
         }
         result?;
         self.finish()
@@ -241,13 +232,11 @@ impl Run<'_, '_> {
             self.resolve_keys()?;
             self.start_attempts()?;
             self.tell_cached();
+            self.executor.poll()?;
             if self.scheduler.all_final() && self.uncommitted.is_empty() && self.running.is_empty() {
                 return Ok(());
             }
             self.recorder.flush();
-            if let Some(reaper) = &mut self.reaper {
-                reaper.tell();
-            }
             if let Some(committer) = self.committer.as_ref().filter(|_| self.running.is_empty()) {
                 committer.now();
             }
@@ -268,11 +257,8 @@ impl Run<'_, '_> {
     fn take(&mut self, wake: Wake) -> Result<(), RunError> {
         match wake {
             Wake::Attempt(Message::Report(id, report)) => self.take_report(id, report),
-            Wake::Attempt(Message::Group(group, alive)) => match &mut self.reaper {
-                Some(reaper) if alive => reaper.guard(group),
-                Some(reaper) => reaper.release(group),
-                None => {}
-            },
+            // Programs of the author's are the executor's affair.
+            Wake::Attempt(Message::Group(..)) => {}
             Wake::Attempt(Message::Ended(id, ended)) => self.take_end(id, *ended)?,
             Wake::Committed(committed) => self.take_commit(committed)?,
         }

@@ -67,7 +67,7 @@ fn the_command_line_has_the_last_word() {
     1 | a=1
       | ^
       |
-      = help: parameters belong into a stage; known at the top level: `sepia`, `extends`, `name`, `seed`, `device`, `dtype`, `params`, `defaults`, `profile`, `stages`
+      = help: parameters belong into a stage; known at the top level: `sepia`, `extends`, `name`, `seed`, `device`, `dtype`, `executor`, `params`, `defaults`, `profile`, `stages`
     "#);
 }
 
