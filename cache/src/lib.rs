@@ -50,7 +50,10 @@ mod store;
 mod test_support;
 mod upkeep;
 
-pub use database::{ExecutionRow, Hit, Index, PlanNode, Rebuilt, RunCounts, RunEnd, RunNode, RunRow};
+pub use database::{
+    ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, Rebuilt, ResultRow, RunCounts, RunEnd,
+    RunNode, RunRow,
+};
 pub use digest::Digest;
 pub use error::{Result, StoreError};
 pub use file_digests::FileDigests;

@@ -122,9 +122,10 @@ CREATE TABLE metric_ends (
   execution INTEGER NOT NULL,     -- -> executions.execution
   name INTEGER NOT NULL,          -- -> names.name
   points INTEGER NOT NULL,
-  last REAL,
+  last REAL,                      -- the figure of the whole execution, else the value of the last step; NULL for NaN
   lowest REAL,
   highest REAL,
+  figure INTEGER NOT NULL,        -- 1 if `last` is a figure of the whole execution
   PRIMARY KEY (execution, name)
 ) WITHOUT ROWID;
 
@@ -143,8 +144,9 @@ CREATE VIEW metrics AS
   SELECT execution, text AS name, nullif(step, -1) AS step, value FROM metric_points JOIN names USING (name);
 
 CREATE VIEW metric_summaries AS
-  -- One row for each metric of an execution: the value of its last step, the lowest, the highest, NaN left out.
-  SELECT execution, text AS name, points, last, lowest, highest FROM metric_ends JOIN names USING (name);
+  -- One row for each metric of an execution: its figure for the whole execution (else the value of its last step) as
+  -- last, the lowest, the highest, NaN left out. figure is 1 if last is of the whole execution.
+  SELECT execution, text AS name, points, last, lowest, highest, figure FROM metric_ends JOIN names USING (name);
 
 CREATE VIEW results AS
   -- Good executions with readable times.

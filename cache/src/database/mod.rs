@@ -11,7 +11,7 @@
 //! | `inputs` | one of its inputs | `execution, port, position` |
 //! | `params` (view) | one parameter by its dotted name | `execution, name` |
 //! | `metrics` (view) | one measurement | `execution, name, step` |
-//! | `metric_summaries` (view) | last, lowest and highest value of a metric | `execution, name` |
+//! | `metric_summaries` (view) | figure or last, lowest and highest value of a metric | `execution, name` |
 //! | `results`, `divergences` (views) | good executions; keys with different outputs | |
 //!
 //! The views `params` and `metrics` stand on `param_values` and `metric_points`, where names are numbers. The comments in
@@ -29,6 +29,7 @@ mod open;
 mod plans;
 mod read;
 mod rebuild;
+mod results;
 mod runs;
 mod write;
 
@@ -38,6 +39,7 @@ pub use read::ExecutionRow;
 pub(crate) use read::object;
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};
+pub use results::{MetricEnd, ParamRef, ParamValue, ResultRow};
 pub use runs::{RunCounts, RunEnd, RunNode, RunRow};
 pub(crate) use runs::{digest, insert_run_nodes};
 pub(crate) use write::JournalMark;
