@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::runs::digest;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::record::{Outcome, RecordId, Series};
+use crate::record::{Outcome, RecordId, RecordOutput, Series};
 use crate::store::Store;
 
 /// An execution, as tables show it.
@@ -237,6 +237,23 @@ impl Store {
             connection
                 .prepare_cached("SELECT params FROM execution_details WHERE execution = ?")?
                 .query_row([execution], |row| Ok(serde_json::from_str(row.get_ref(0)?.as_str()?).unwrap_or_default()))
+        })
+    }
+
+    /// The outputs of an execution, sorted by port.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn outputs(&self, execution: i64) -> Result<Vec<RecordOutput>> {
+        self.query(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT port, digest, type, bytes, files FROM artifacts WHERE execution = ? ORDER BY port",
+                )?
+                .query_map([execution], |row| {
+                    Ok(RecordOutput { port: row.get(0)?, object: super::read::object(row, 1)? })
+                })?
+                .collect()
         })
     }
 

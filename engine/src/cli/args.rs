@@ -217,15 +217,57 @@ pub(super) struct Log {
     pub(super) run: Option<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TableFormat {
+    /// For people.
+    #[value(alias = "text")]
+    Table,
+    /// For programs.
+    Json,
+    /// For spreadsheets and data frames: all digits, a mean in three columns.
+    Csv,
+    /// For notes and papers.
+    Markdown,
+}
+
+const RESULTS_HELP: &str = "\
+Names are those of parameters (`lr`, `model.rank`, or its end: `rank`), metrics (`val_loss`, `loss.lowest`) and the fields
+node, stage, kind, run, seed, outcome, key, started, seconds, cpu_seconds, peak_memory_bytes; `params.lr` and `metrics.lr`
+where a name is both. A parameter that an execution does not have is that of the stages it builds on, so evaluations can be
+grouped by the method of their training.
+
+Conditions: = != < <= > >=, ~ (contains), like 'a%', in (1, 2), and, or, not, parentheses. Of a run or a key the beginning is
+enough. What an execution does not have makes a comparison false.
+
+  sepia results evaluate --where 'method = galore and lr < 0.01' --sort val_loss
+  sepia results evaluate --group method,rank --format markdown
+  sepia results --columns node,seed,lr,val_loss.lowest --format csv";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = RESULTS_HELP)]
 pub(super) struct Results {
     /// Only executions of this stage or kind.
     pub(super) stage: Option<String>,
     /// Only executions of this run: `latest`, or the beginning of its id.
     #[arg(long)]
     pub(super) run: Option<String>,
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(super) format: Format,
+    /// Only executions that fit: `method = galore and lr < 0.01`.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(super) condition: Option<String>,
+    /// In this order: `val_loss`, or `-accuracy` for the highest first; several with commas.
+    #[arg(long, value_name = "NAMES", allow_hyphen_values = true)]
+    pub(super) sort: Option<String>,
+    /// One row for each value of these (`method,lr`), with mean and standard deviation of the metrics over the rest.
+    #[arg(long, value_name = "NAMES")]
+    pub(super) group: Option<String>,
+    /// These columns, in this order (with --group: these metrics).
+    #[arg(long, value_name = "NAMES")]
+    pub(super) columns: Option<String>,
+    /// No more than this many rows.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(super) format: TableFormat,
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod plan;
 mod project;
+mod question;
 mod results;
 mod run;
 mod runs;
