@@ -49,6 +49,14 @@ pub(super) enum Command {
     Log(Log),
     /// Tabulate results.
     Results(Results),
+    /// Say what differs between two results or two runs.
+    Compare(Compare),
+    /// Draw a metric: curves over steps, or figures against parameters.
+    Plot(Plot),
+    /// Write a run as one HTML page that needs nothing else.
+    Report(Report),
+    /// Show a run in the browser while it goes on.
+    Dashboard(Dashboard),
     /// Look after the store.
     Cache(Cache),
     /// List the stage kinds.
@@ -268,6 +276,65 @@ pub(super) struct Results {
     pub(super) limit: Option<usize>,
     #[arg(long, value_enum, default_value_t = TableFormat::Table)]
     pub(super) format: TableFormat,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Compare {
+    /// A run (`latest`, or the beginning of its id), `RUN/STAGE`, a stage (its newest result), a key or a record.
+    pub(super) a: String,
+    /// Another one.
+    pub(super) b: String,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Plot {
+    /// What was measured: `loss`, `val_loss`. Over steps, if it was measured at steps; else against --against.
+    pub(super) metric: String,
+    /// Only executions of this stage or kind.
+    pub(super) stage: Option<String>,
+    /// One colour for each value of these (`method,rank`): means, with bands of one standard deviation over the rest.
+    #[arg(long, value_name = "NAMES")]
+    pub(super) by: Option<String>,
+    /// Put the figures of whole executions against this [default: parameters, where they were counted].
+    #[arg(long, value_name = "NAME")]
+    pub(super) against: Option<String>,
+    /// Only executions that fit (see `sepia help results`).
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(super) condition: Option<String>,
+    /// Only executions of this run: `latest`, or the beginning of its id.
+    #[arg(long)]
+    pub(super) run: Option<String>,
+    /// A logarithmic x axis.
+    #[arg(long)]
+    pub(super) log_x: bool,
+    /// A logarithmic y axis.
+    #[arg(long)]
+    pub(super) log_y: bool,
+    /// Where to: a name that ends with .svg or .png [default: METRIC.svg].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Report {
+    /// A run: `latest`, or the beginning of its id.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// Where to [default: run-ID.html].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Dashboard {
+    /// A run: the beginning of its id, or `latest`, which follows the newest.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// The port on this machine [default: a free one].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]

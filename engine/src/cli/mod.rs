@@ -5,6 +5,8 @@
 mod args;
 mod cache;
 mod check;
+mod compare;
+mod dashboard;
 mod exit;
 mod explain;
 mod graph;
@@ -12,8 +14,10 @@ mod log;
 mod logging;
 mod output;
 mod plan;
+mod plot;
 mod project;
 mod question;
+mod report;
 mod results;
 mod run;
 mod runs;
@@ -43,6 +47,10 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Show(show) => show::show(&args.global, show),
         Command::Log(log) => log::log(&args.global, log),
         Command::Results(results) => results::results(&args.global, results),
+        Command::Compare(compare) => compare::compare(&args.global, compare),
+        Command::Plot(plot) => plot::plot(&args.global, plot),
+        Command::Report(report) => report::report(&args.global, report),
+        Command::Dashboard(dashboard) => dashboard::dashboard(&args.global, dashboard),
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Stages => stages::list(registry),
         Command::Help(help) => stages::help(registry, help),

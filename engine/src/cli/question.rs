@@ -70,6 +70,22 @@ pub(super) fn columns(frame: &mut Frame<'_>, option: &str, list: &str) -> Result
     frame.columns(list).map_err(|error| failure(option, list, error))
 }
 
+/// The metric that a name means.
+pub(super) fn metric(frame: &mut Frame<'_>, name: &str) -> Result<String, Failure> {
+    let known = frame.names.metrics.iter().any(|one| one == name);
+    if known {
+        return Ok(name.to_owned());
+    }
+    let failure = Failure::usage("results::unknown-metric", format!("no execution has measured `{name}`"));
+    Err(match crate::diagnostic::nearest(name, frame.names.metrics.iter().map(String::as_str)) {
+        Some(near) => failure.help(format!("did you mean `{near}`?")),
+        None => {
+            let some: Vec<&str> = frame.names.metrics.iter().take(12).map(String::as_str).collect();
+            failure.help(format!("there is `{}`", some.join("`, `")))
+        }
+    })
+}
+
 /// Columns to sort by, and whether the highest comes first (`-name`).
 pub(super) fn order(frame: &mut Frame<'_>, list: Option<&str>) -> Result<Vec<(Column, bool)>, Failure> {
     let Some(list) = list else { return Ok(Vec::new()) };

@@ -39,6 +39,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         keep_going: args.keep_going,
         force: args.chosen.force.clone(),
         manifest: manifest.to_string(),
+        manifest_text: project.sources.get(0).map(|(_, text)| text.to_owned()).unwrap_or_default(),
         manifest_digest: project.manifest_digest.to_string(),
         program: std::env::current_exe()?,
         signals,

@@ -240,7 +240,10 @@ mod tests {
         let text = |name| format!("no execution has a parameter, metric or field `{name}`; ");
         assert_eq!(resolved("val_los"), text("val_los") + "did you mean `val_loss`?");
         assert_eq!(resolved("ranc"), text("ranc") + "did you mean `rank`?");
-        assert_eq!(resolved("del"), text("del") + "there is `d_model`, `model.d_model`, `model.n_head`, `other.d_model`");
+        assert_eq!(
+            resolved("del"),
+            text("del") + "there is `d_model`, `model.d_model`, `model.n_head`, `other.d_model`"
+        );
         assert!(resolved("wholly different").contains("names are `node`, `stage`"), "{}", resolved("wholly different"));
     }
 

@@ -19,7 +19,7 @@ mod parse;
 
 pub(crate) use columns::{Column, Direction, Field, direction};
 pub(crate) use frame::{Cell, Frame, FrameError};
-pub(crate) use group::{Statistics, differing_params, groups};
+pub(crate) use group::{Group, Statistics, differing_params, groups};
 pub(crate) use parse::parse;
 
 use crate::{diagnostic::Diagnostic, value::Span};
