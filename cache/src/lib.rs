@@ -51,8 +51,8 @@ mod test_support;
 mod upkeep;
 
 pub use database::{
-    ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, Rebuilt, ResultRow, RunCounts, RunEnd,
-    RunNode, RunRow,
+    ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, QUERIES, Rebuilt, ResultRow, RunCounts,
+    RunEnd, RunNode, RunRow,
 };
 pub use digest::Digest;
 pub use error::{Result, StoreError};

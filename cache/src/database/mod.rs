@@ -27,6 +27,7 @@ mod index;
 mod migrate;
 mod open;
 mod plans;
+mod queries;
 mod read;
 mod rebuild;
 mod results;
@@ -35,6 +36,7 @@ mod write;
 
 pub use index::{Hit, Index};
 pub use plans::PlanNode;
+pub use queries::QUERIES;
 pub use read::ExecutionRow;
 pub(crate) use read::object;
 pub use rebuild::Rebuilt;

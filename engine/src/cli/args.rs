@@ -368,6 +368,6 @@ pub(super) struct Gc {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Help {
-    /// The kind, or a command of Sepia.
+    /// The kind, or a command of Sepia, or `database`: the tables of results.db, with queries to copy.
     pub(super) kind: Option<String>,
 }

@@ -102,3 +102,70 @@ fn response(status: u16, kind: &str, text: String) -> Response<std::io::Cursor<V
     let headers = headers.iter().filter_map(|(name, value)| Header::from_bytes(name.as_bytes(), value.as_bytes()).ok());
     headers.fold(Response::from_string(text).with_status_code(status), Response::with_header)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+    };
+
+    use camino::Utf8Path;
+    use sepia_cache::{OpenMode, RunCounts, RunRow};
+
+    use super::*;
+
+    /// The first line of an answer, and all of it.
+    fn ask(port: u16, method: &str, host: &str, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        (answer.lines().next().unwrap_or_default().to_owned(), answer)
+    }
+
+    #[test]
+    fn it_answers_this_machine_and_reads_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
+        let row = RunRow {
+            run: "run-1".into(),
+            plan: None,
+            manifest: "m.toml".into(),
+            command: "sepia run".into(),
+            started_at: 1_700_000_000_000,
+            finished_at: None,
+            outcome: None,
+            counts: RunCounts::default(),
+            details: serde_json::Value::Null,
+        };
+        let lock = store.lock_run("run-1").unwrap();
+        store.start_run(&row).unwrap();
+        let server = Server::http((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = server.server_addr().to_ip().unwrap().port();
+        let own = format!("127.0.0.1:{port}");
+        std::thread::scope(|scope| {
+            let (server, store) = (&server, &store);
+            scope.spawn(move || {
+                server.incoming_requests().for_each(|request| drop(answer(store, "latest", port, request)))
+            });
+            let (first, page) = ask(port, "GET", &own, "/");
+            assert!(first.contains("200") && page.contains("run-1") && page.contains("running"), "{page}");
+            assert!(page.contains("default-src 'none'") && page.contains("connect-src 'self'"), "{page}");
+            assert!(ask(port, "GET", &format!("localhost:{port}"), "/content").1.contains("m.toml"));
+            for host in ["evil.example", &format!("evil.example:{port}"), "127.0.0.1", "127.0.0.1:1", ""] {
+                assert!(ask(port, "GET", host, "/").0.contains("403"), "{host}");
+            }
+            for method in ["POST", "PUT", "DELETE", "OPTIONS", "HEAD"] {
+                assert!(ask(port, method, &own, "/").0.contains("405"), "{method}");
+            }
+            for path in ["/../../etc/passwd", "/%2e%2e/x", "//", "/content?x"] {
+                assert!(ask(port, "GET", &own, path).0.contains("404"), "{path}");
+            }
+            server.unblock();
+        });
+        drop(lock);
+    }
+}

@@ -6,6 +6,8 @@
 mod curves;
 mod dag;
 mod sections;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write as _;
 

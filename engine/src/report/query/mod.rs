@@ -16,6 +16,8 @@ mod condition;
 mod frame;
 mod group;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use columns::{Column, Direction, Field, direction};
 pub(crate) use frame::{Cell, Frame, FrameError};
