@@ -3,6 +3,7 @@
 
 mod command_stage;
 mod damage;
+mod devices;
 mod errors;
 mod failures;
 mod incremental;

@@ -5,6 +5,7 @@
 
 pub mod canonical;
 pub mod cli;
+pub mod device;
 pub mod diagnostic;
 pub mod event;
 pub mod exec;

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn mean_and_deviation_are_right_and_a_repeated_execution_counts_once() {
+    fn mean_and_variance_are_right_and_a_repeated_execution_counts_once() {
         let f = project();
         let query = QUERIES.split("```sql\n").find(|part| part.starts_with("WITH one")).unwrap();
         let found: Vec<(String, i64, f64, f64)> = f

@@ -61,6 +61,8 @@ pub(super) enum Command {
     Cache(Cache),
     /// List the stage kinds.
     Stages,
+    /// List the GPUs of this machine.
+    Devices(Devices),
     /// Describe a stage kind: its parameters, defaults, inputs and outputs.
     Help(Help),
     /// Print the JSON Schema of manifests, for editors.
@@ -93,12 +95,22 @@ pub(super) struct Changes {
     /// Lay this profile of the manifest over it.
     #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<String>,
+    /// Where stages compute that name no device themselves: `auto`, `cpu`, `cuda`, `cuda:1`. Short for --set device=NAME.
+    #[arg(long, value_name = "NAME")]
+    pub(super) device: Option<String>,
     /// Change a value: `stages.train.lr=0.01` (may be repeated).
     #[arg(long, value_name = "PATH=VALUE")]
     pub(super) set: Vec<String>,
     /// Sweep a parameter: `train.lr=[0.1, 0.01]` (may be repeated).
     #[arg(long, value_name = "STAGE.PARAM=LIST")]
     pub(super) matrix: Vec<String>,
+}
+
+impl Changes {
+    /// Everything that `--set` and its short forms change, in order: what is longer to write has the last word.
+    pub(super) fn sets(&self) -> Vec<String> {
+        self.device.iter().map(|name| format!("device={name:?}")).chain(self.set.iter().cloned()).collect()
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -364,6 +376,12 @@ pub(super) struct Gc {
     /// Really remove it.
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Devices {
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, clap::Args)]

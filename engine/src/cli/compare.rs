@@ -44,6 +44,8 @@ pub(super) fn compare(global: &Global, args: &args::Compare) -> Result<Exit, Fai
     }
     if found.is_empty() {
         output::note("nothing differs");
+    } else {
+        output::data(&format!("a  {}\nb  {}\n\n", args.a, args.b));
     }
     for (name, differences) in &found {
         if !name.is_empty() {
@@ -60,7 +62,7 @@ pub(super) fn compare(global: &Global, args: &args::Compare) -> Result<Exit, Fai
                 ]
             })
         });
-        output::data(&output::table(&["what", "name", args.a.as_str(), args.b.as_str(), "change"], rows.collect()));
+        output::data(&output::table(&["what", "name", "a", "b", "change"], rows.collect()));
     }
     Ok(Exit::Fine)
 }

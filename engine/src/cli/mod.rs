@@ -7,6 +7,7 @@ mod cache;
 mod check;
 mod compare;
 mod dashboard;
+mod devices;
 mod exit;
 mod explain;
 mod graph;
@@ -53,6 +54,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Dashboard(dashboard) => dashboard::dashboard(&args.global, dashboard),
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Stages => stages::list(registry),
+        Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
         Command::Schema => {
             output::json(&crate::schema::manifest_schema(registry));

@@ -31,12 +31,13 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
     // Absolute, because programs run elsewhere.
     let folder = absolute(folder_of(path))?;
     let mut sources = Sources::default();
-    let resolved =
-        Manifest::load(&mut sources, path.as_str(), &text, &options(changes)).and_then(|(manifest, warnings)| {
+    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options(changes, &changes.sets())).and_then(
+        |(manifest, warnings)| {
             let mut plan = Plan::resolve(manifest, registry, &folder)?;
             plan.warnings.splice(0..0, warnings);
             Ok(plan)
-        });
+        },
+    );
     match resolved {
         Ok(plan) => {
             output::warnings(&plan.warnings, &sources);
@@ -50,17 +51,14 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
 pub(super) fn resolved(path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
     let text = read(path)?;
     let mut sources = Sources::default();
-    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes)).map_err(|found| Failure {
-        exit: Exit::Usage,
-        found,
-        sources,
-    })
+    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &changes.sets()))
+        .map_err(|found| Failure { exit: Exit::Usage, found, sources })
 }
 
-fn options(changes: &Changes) -> Load<'_> {
+fn options<'a>(changes: &'a Changes, set: &'a [String]) -> Load<'a> {
     Load {
         profile: changes.profile.as_deref(),
-        set: &changes.set,
+        set,
         matrix: &changes.matrix,
         loader: Some(&|path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string())),
     }

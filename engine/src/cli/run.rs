@@ -8,10 +8,11 @@ use super::{
     output, plan, project,
 };
 use crate::{
+    device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
     exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
-    plan::{Plan, Selection, place_of},
+    plan::{Plan, Selection, place_of, select},
     report::{JsonLines, Terminal, TerminalOptions},
     stage::Registry,
 };
@@ -29,6 +30,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
         Some(lookup) => lookup,
         None => Lookup::open(&project::open_store(global, manifest)?)?,
     };
+    check_gpus(registry, &project, &lookup, &args.chosen)?;
     let signals = Signals::default();
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
@@ -59,6 +61,34 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     // The process ends here: taking thousands of small values apart one by one would only take time.
     std::mem::forget(project);
     Ok(exit)
+}
+
+/// Fails before anything runs where a stage would need a GPU that is not there.
+fn check_gpus(
+    registry: Registry,
+    project: &project::Project,
+    lookup: &Lookup,
+    wanted: &args::Chosen,
+) -> Result<(), Failure> {
+    let plan = &project.plan;
+    let wrong = |found| Failure { exit: Exit::Usage, found, sources: project.sources.clone() };
+    let chosen = select(plan, &selection(wanted)).map_err(wrong)?;
+    let forced = exec::lookup::forced(plan, &wanted.force, &chosen).map_err(wrong)?;
+    let gpus = || Gpus::of_this_machine(registry.cuda());
+    let missing = exec::missing_gpus(plan, lookup.store(), (&chosen, &forced), gpus).map_err(RunError::from);
+    let missing = missing.map_err(failure)?;
+    let Some((first, why)) = missing.first() else { return Ok(()) };
+    let node = plan.node(*first);
+    let span = node.decl.device.as_ref().map_or(node.decl.name.span, |word| word.span);
+    let others = match missing.len() {
+        1 => String::new(),
+        more => format!(" (and {} more)", more - 1),
+    };
+    let error = Diagnostic::error("run::no-gpu", format!("`{}`{others} would have to run on a GPU: {why}", node.name))
+        .label(span, "needs a GPU")
+        .help(why.help())
+        .help("what is in the store needs none: `sepia plan` says what would run");
+    Err(wrong(vec![error]))
 }
 
 pub(super) fn selection(chosen: &args::Chosen) -> Selection {

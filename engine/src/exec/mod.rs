@@ -17,6 +17,7 @@ mod child;
 mod command;
 mod committer;
 mod forecast;
+mod gpu_check;
 mod keys;
 pub(crate) mod lookup;
 mod options;
@@ -32,6 +33,7 @@ mod state;
 mod worker;
 
 pub use forecast::{Forecast, forecast};
+pub use gpu_check::missing_gpus;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{RunOptions, Signals};

@@ -6,6 +6,8 @@ use camino::Utf8Path;
 use sepia_cache::Digest;
 use serde_json::{Map, Value, json};
 
+use crate::{device::Gpus, stage::Device};
+
 /// What is the same for all executions of a run. Takes some milliseconds: it asks git and hashes the binary.
 pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
     let system = rustix::system::uname();
@@ -24,6 +26,14 @@ pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
     all.insert("memory_bytes".to_owned(), json!(super::slots::machine_memory()));
     all.insert("git".to_owned(), git(folder).unwrap_or(Value::Null));
     all
+}
+
+/// The GPU that a node computes on, and its driver.
+pub(super) fn gpu(device: Device) -> Option<Value> {
+    let Device::Cuda(number) = device else { return None };
+    let gpus = Gpus::of_this_machine(true);
+    let gpu = gpus.get(number).ok()?;
+    Some(json!({ "name": gpu.name, "memory_bytes": gpu.memory_bytes, "driver": gpus.driver }))
 }
 
 fn cpu_model() -> Option<String> {

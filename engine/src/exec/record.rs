@@ -145,6 +145,9 @@ impl RunRecord {
         let inputs = inputs.collect();
         let mut provenance = self.provenance().clone();
         provenance.insert("device".to_owned(), json!(node.device.class()));
+        if let Some(gpu) = provenance::gpu(node.device) {
+            provenance.insert("gpu".to_owned(), gpu);
+        }
         provenance.insert("dtype".to_owned(), json!(node.dtype.name()));
         provenance.insert("threads".to_owned(), json!(node.threads()));
         provenance.insert("log".to_owned(), json!(end.log));

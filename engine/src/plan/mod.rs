@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{
+    device::Gpus,
     diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
     manifest::{Manifest, StageDecl},
@@ -78,7 +79,8 @@ impl Plan {
             params::report_problems(decl, problems, &mut found);
             facts[id.index()] = outputs;
             let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
-            let device = resolve_device(defaults, decl, kind.entry).map_err(|errors| found.extend(errors));
+            let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry))
+                .map_err(|errors| found.extend(errors));
             let Some(resolved) = resolved else { continue };
             files.check(decl, &resolved.params, &mut found);
             let Ok(device) = device else { continue };
@@ -130,4 +132,9 @@ fn cycle_error(stages: &[Arc<StageDecl>], cycle: &Cycle) -> Diagnostic {
         error = error.label(place.map_or(decl.name.span, |word| word.span), format!("`{}` needs `{before}`", name(id)));
     }
     error
+}
+
+/// Whether `auto` takes a GPU: this binary can, and the machine has one.
+fn gpu_there(registry: Registry) -> bool {
+    !Gpus::of_this_machine(registry.cuda()).all().is_empty()
 }

@@ -115,8 +115,9 @@ impl Tabulation {
     fn marked(&self, mark: impl Fn(String) -> String) -> Vec<Vec<String>> {
         let mut rows: Vec<Vec<String>> =
             self.rows.iter().map(|entries| entries.iter().map(Entry::shown).collect()).collect();
-        for column in 0..self.columns.len() {
-            for row in self.best(column) {
+        let best: Vec<Vec<usize>> = (0..self.columns.len()).map(|column| self.best(column)).collect();
+        for (column, best) in best.into_iter().enumerate() {
+            for row in best {
                 let entry = &mut rows[row][column];
                 *entry = mark(std::mem::take(entry));
             }

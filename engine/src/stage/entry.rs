@@ -109,13 +109,26 @@ fn property_names(schema: &Schema) -> Vec<String> {
 #[derive(Clone, Copy)]
 pub struct Registry {
     entries: &'static [StageEntry],
+    cuda: bool,
 }
 
 impl Registry {
     /// A registry over a static list.
     #[must_use]
     pub const fn new(entries: &'static [StageEntry]) -> Self {
-        Self { entries }
+        Self { entries, cuda: false }
+    }
+
+    /// The same kinds in a binary that can, or cannot, compute on NVIDIA GPUs.
+    #[must_use]
+    pub const fn with_cuda(self, cuda: bool) -> Self {
+        Self { cuda, ..self }
+    }
+
+    /// Whether this binary can compute on NVIDIA GPUs.
+    #[must_use]
+    pub const fn cuda(&self) -> bool {
+        self.cuda
     }
 
     /// The entry of a kind.

@@ -27,7 +27,7 @@ pub const EVALUATION: PortType = PortType("evaluation");
 pub const RANKS: PortType = PortType("ranks");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES);
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_cuda(cfg!(feature = "cuda"));
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),

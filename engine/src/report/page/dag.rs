@@ -72,12 +72,12 @@ fn draw(scene: &mut Scene, stage: &Stage<'_>, (x, y): (f64, f64)) {
         stage.nodes.iter().filter_map(|node| Some(node.record.as_ref()?.wall_seconds)).filter(|s| s.is_finite()).sum();
     let time = if seconds > 0.0 { format!(", {}", duration(seconds)) } else { String::new() };
     let states = if stage.nodes.len() == 1 {
-        format!("{}{time}", state.name())
+        state.name().to_owned()
     } else {
         let mut counts: BTreeMap<State, usize> = BTreeMap::new();
         stage.nodes.iter().for_each(|node| *counts.entry(node.state).or_default() += 1);
         let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
-        format!("{}{time}", counts.join(", "))
+        counts.join(", ")
     };
     let name =
         if stage.nodes.len() == 1 { stage.name.clone() } else { format!("{} x {}", stage.name, stage.nodes.len()) };
@@ -92,7 +92,7 @@ fn draw(scene: &mut Scene, stage: &Stage<'_>, (x, y): (f64, f64)) {
     scene.items.push(Item::Box { from: (x, y), size: (WIDTH, HEIGHT), fill, stroke: Ink::Muted, title });
     let lines = [
         (20.0, 13.0, true, Ink::Text, name),
-        (37.0, 11.0, false, Ink::Muted, kind.to_owned()),
+        (37.0, 11.0, false, Ink::Muted, format!("{kind}{time}")),
         (54.0, 11.0, false, Ink::Text, states),
     ];
     for (down, size, bold, ink, text) in lines {

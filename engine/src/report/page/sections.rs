@@ -118,13 +118,13 @@ fn charts(out: &mut String, view: &RunView) {
         // A wide picture made small would be too small to read: two, of which one is shown.
         for (class, width, height) in [("wide", 860.0, 340.0), ("narrow", 340.0, 280.0)] {
             let picture = svg(&chart.scene(width, height), Palette::Page);
-            let _ = write!(out, "<div class=\"card {class}\">{picture}</div>\n");
+            let _ = writeln!(out, "<div class=\"card {class}\">{picture}</div>");
         }
     }
     if all > charts.len() {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<p class=\"muted\">{} more: <code>sepia plot</code></p>\n",
+            "<p class=\"muted\">{} more: <code>sepia plot</code></p>",
             count((all - charts.len()) as u64, "metric")
         );
     }
@@ -199,9 +199,9 @@ fn table(out: &mut String, view: &RunView) {
         }
         out.push_str("</table></div>\n");
         if nodes.len() > ROWS {
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "<p class=\"muted\">{} more: <code>sepia show {}</code></p>\n",
+                "<p class=\"muted\">{} more: <code>sepia show {}</code></p>",
                 nodes.len() - ROWS,
                 escape(&view.row.run)
             );

@@ -11,7 +11,8 @@ pub(super) struct Range {
 impl Range {
     /// All finite values with a little room; above zero only, if the axis is logarithmic. Some range in any case.
     pub(super) fn of(values: impl Iterator<Item = f64>, log: bool) -> Self {
-        let fits = |value: &f64| value.is_finite() && (!log || *value > 0.0) && value.abs() < 1e300;
+        // Beyond these nobody measures, and their ratio would leave what a double can hold.
+        let fits = |value: &f64| value.abs() < 1e100 && (!log || *value > 1e-100);
         let (mut low, mut high) = values.filter(fits).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
         if low > high {
             (low, high) = (1.0, 2.0);

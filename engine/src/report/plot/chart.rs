@@ -195,7 +195,7 @@ impl Chart {
         let mut places = Vec::new();
         for (number, series) in labelled {
             #[expect(clippy::cast_precision_loss, reason = "length of a label")]
-            let needs = 34.0 + cut(&series.label, 40.0).chars().count() as f64 * 7.4;
+            let needs = 34.0 + cut(&series.label, letters(width)).chars().count() as f64 * 7.4;
             if at > LEFT && at + needs > width - RIGHT {
                 line += 1;
                 at = LEFT;
@@ -214,7 +214,13 @@ impl Chart {
             let ink = Ink::Series(series.colour);
             scene.items.push(match series.mark {
                 Mark::Dots => Item::Dot { at: (at + 10.0, y), radius: 5.0, ink, title: String::new() },
-                _ => Item::Line {
+                Mark::Steps => Item::Line {
+                    points: vec![(*at, y), (at + 22.0, y)],
+                    ink: Ink::Muted,
+                    width: 1.2,
+                    dashes: &[4.0, 3.0],
+                },
+                Mark::Line => Item::Line {
                     points: vec![(*at, y), (at + 22.0, y)],
                     ink,
                     width: 3.0,
@@ -228,7 +234,7 @@ impl Chart {
                 upright: false,
                 bold: false,
                 ink: Ink::Text,
-                text: cut(&series.label, 40.0),
+                text: cut(&series.label, letters(scene.width)),
             });
         }
     }
@@ -278,6 +284,11 @@ fn draw(scene: &mut Scene, series: &Series, (x, y): (&Range, &Range), place: &dy
             }
         }
     }
+}
+
+/// How many letters of a label fit into a line of a legend.
+fn letters(width: f64) -> f64 {
+    ((width - LEFT - RIGHT - 34.0) / 7.4).clamp(8.0, 40.0)
 }
 
 /// A text of at most this many letters.

@@ -106,7 +106,10 @@ impl Names {
         }
         let all = || {
             let fields = FIELDS.iter().map(|(name, _)| *name);
-            let ends = self.params.iter().filter_map(|name| Some(name.rsplit_once('.')?.1));
+            let ends = self.params.iter().filter_map(|name| {
+                let (start, end) = name.rsplit_once('.')?;
+                Some(if end == "name" { start } else { end })
+            });
             fields
                 .chain(self.params.iter().map(String::as_str))
                 .chain(self.metrics.iter().map(String::as_str))
