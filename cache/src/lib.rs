@@ -58,7 +58,10 @@ mod test_support;
 mod transfer;
 mod upkeep;
 
-pub use database::{ExecutionRow, Hit, Index, PlanNode, Rebuilt, RunCounts, RunEnd, RunNode, RunRow};
+pub use database::{
+    ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, QUERIES, Rebuilt, ResultRow, RunCounts,
+    RunEnd, RunNode, RunRow,
+};
 pub use digest::Digest;
 pub use error::{Result, StoreError};
 pub use file_digests::FileDigests;

@@ -5,7 +5,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Every step, oldest first. Append only: databases of all ages are out there.
-pub(super) const STEPS: &[&str] = &[include_str!("0001_first.sql"), include_str!("0002_sharing.sql")];
+pub(super) const STEPS: &[&str] =
+    &[include_str!("0001_first.sql"), include_str!("0002_sharing.sql"), include_str!("0003_figures.sql")];
 
 /// `PRAGMA application_id`: "Sepi", so that `file` and a careful reader know whose database it is.
 pub(crate) const APPLICATION_ID: i64 = 0x5365_7069;

@@ -11,7 +11,7 @@
 //! | `inputs` | one of its inputs | `execution, port, position` |
 //! | `params` (view) | one parameter by its dotted name | `execution, name` |
 //! | `metrics` (view) | one measurement | `execution, name, step` |
-//! | `metric_summaries` (view) | last, lowest and highest value of a metric | `execution, name` |
+//! | `metric_summaries` (view) | figure or last, lowest and highest value of a metric | `execution, name` |
 //! | `imports` | an execution that came from elsewhere | `record` |
 //! | `signatures` | who vouches for an execution | `record, signer` |
 //! | `results`, `divergences` (views) | good executions; keys with different outputs | |
@@ -29,8 +29,10 @@ mod index;
 mod migrate;
 mod open;
 mod plans;
+mod queries;
 mod read;
 mod rebuild;
+mod results;
 mod runs;
 mod write;
 
@@ -39,10 +41,12 @@ pub(crate) use migrate::{APPLICATION_ID, migrate_to, newest as newest_schema, sc
 pub(crate) use open::escape;
 pub use plans::PlanNode;
 pub(crate) use plans::parse_plan;
+pub use queries::QUERIES;
 pub use read::ExecutionRow;
 pub(crate) use read::{object, read_record};
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};
+pub use results::{MetricEnd, ParamRef, ParamValue, ResultRow};
 pub use runs::{RunCounts, RunEnd, RunNode, RunRow};
 pub(crate) use runs::{digest, insert_run_nodes, read_run, read_run_node};
 pub(crate) use write::JournalMark;

@@ -261,11 +261,11 @@ pub(crate) fn object(row: &Row<'_>, first: usize) -> rusqlite::Result<ObjectRef>
     Ok(ObjectRef { digest: digest(row, first)?, kind, bytes: row.get(first + 2)?, files: row.get(first + 3)? })
 }
 
-fn outcome(row: &Row<'_>, column: usize) -> rusqlite::Result<Outcome> {
+pub(super) fn outcome(row: &Row<'_>, column: usize) -> rusqlite::Result<Outcome> {
     Outcome::parse(row.get_ref(column)?.as_str()?).ok_or_else(|| not_ours(column, "an outcome of no known name"))
 }
 
-fn seed(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn seed(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     match row.get_ref(column)? {
         ValueRef::Integer(seed) => u64::try_from(seed).ok(),
         ValueRef::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),

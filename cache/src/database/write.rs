@@ -141,22 +141,29 @@ fn insert_metrics(connection: &Connection, execution: i64, metrics: &Metrics) ->
             statement.execute(params![execution, name, step, value])?;
         }
         let (last, lowest, highest) = ends(series);
-        connection.prepare_cached("INSERT INTO metric_ends VALUES (?,?,?,?,?,?)")?.execute(params![
+        connection.prepare_cached("INSERT INTO metric_ends VALUES (?,?,?,?,?,?,?)")?.execute(params![
             execution,
             name,
             series.values().len(),
             last,
             lowest,
-            highest
+            highest,
+            // A record's points are sorted: the figure of the whole execution comes first.
+            series.steps().first().is_some_and(Option::is_none)
         ])?;
     }
     Ok(())
 }
 
-/// Last, lowest and highest value; NaN counts only as a last value.
+/// The figure of the whole execution or else the last value; lowest and highest. NaN counts only as the first of these.
 fn ends(series: &Series) -> (Option<f64>, Option<f64>, Option<f64>) {
     let numbers = || series.values().iter().copied().filter(|value| !value.is_nan());
-    (series.values().last().copied(), numbers().reduce(f64::min), numbers().reduce(f64::max))
+    let figure = series.points().next().filter(|(step, _)| step.is_none());
+    (
+        figure.map_or_else(|| series.values().last().copied(), |(_, value)| Some(value)),
+        numbers().reduce(f64::min),
+        numbers().reduce(f64::max),
+    )
 }
 
 /// The number of a name, new or old.
@@ -250,8 +257,9 @@ mod tests {
         f.store.commit(&[record("a", &[])]).unwrap();
         let points = rows(&f.store, "SELECT name, step, value FROM metrics ORDER BY name, step");
         assert_eq!(points, ["loss|0|5.5", "loss|10|NULL", "loss|20|-inf", "parameters|NULL|1000000.0"]);
-        let ends = rows(&f.store, "SELECT name, points, last, lowest, highest FROM metric_summaries ORDER BY name");
-        assert_eq!(ends, ["loss|3|-inf|-inf|5.5", "parameters|1|1000000.0|1000000.0|1000000.0"]);
+        let ends =
+            rows(&f.store, "SELECT name, points, last, lowest, highest, figure FROM metric_summaries ORDER BY name");
+        assert_eq!(ends, ["loss|3|-inf|-inf|5.5|0", "parameters|1|1000000.0|1000000.0|1000000.0|1"]);
     }
 
     #[test]

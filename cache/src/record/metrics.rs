@@ -66,7 +66,7 @@ impl Metrics {
 }
 
 impl Series {
-    fn push(&mut self, step: Option<u64>, value: f64) {
+    pub(crate) fn push(&mut self, step: Option<u64>, value: f64) {
         self.steps.push(step);
         self.values.push(value);
     }

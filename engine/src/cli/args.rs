@@ -55,6 +55,14 @@ pub(super) enum Command {
     Log(Log),
     /// Tabulate results.
     Results(Results),
+    /// Say what differs between two results or two runs.
+    Compare(Compare),
+    /// Draw a metric: curves over steps, or figures against parameters.
+    Plot(Plot),
+    /// Write a run as one HTML page that needs nothing else.
+    Report(Report),
+    /// Show a run in the browser while it goes on.
+    Dashboard(Dashboard),
     /// Look after the store.
     Cache(Cache),
     /// Take the results of another database or store that are not here. Nothing is overwritten.
@@ -355,15 +363,116 @@ pub(super) struct Log {
     pub(super) follow: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TableFormat {
+    /// For people.
+    #[value(alias = "text")]
+    Table,
+    /// For programs.
+    Json,
+    /// For spreadsheets and data frames: all digits, a mean in three columns.
+    Csv,
+    /// For notes and papers.
+    Markdown,
+}
+
+const RESULTS_HELP: &str = "\
+Names are those of parameters (`lr`, `model.rank`, or its end: `rank`), metrics (`val_loss`, `loss.lowest`) and the fields
+node, stage, kind, run, seed, outcome, key, started, seconds, cpu_seconds, peak_memory_bytes; `params.lr` and `metrics.lr`
+where a name is both. A parameter that an execution does not have is that of the stages it builds on, so evaluations can be
+grouped by the method of their training.
+
+Conditions: = != < <= > >=, ~ (contains), like 'a%', in (1, 2), and, or, not, parentheses. Of a run or a key the beginning is
+enough. What an execution does not have makes a comparison false.
+
+  sepia results evaluate --where 'method = galore and lr < 0.01' --sort val_loss
+  sepia results evaluate --group method,rank --format markdown
+  sepia results --columns node,seed,lr,val_loss.lowest --format csv";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = RESULTS_HELP)]
 pub(super) struct Results {
     /// Only executions of this stage or kind.
     pub(super) stage: Option<String>,
     /// Only executions of this run: `latest`, or the beginning of its id.
     #[arg(long)]
     pub(super) run: Option<String>,
+    /// Only executions that fit: `method = galore and lr < 0.01`.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(super) condition: Option<String>,
+    /// In this order: `val_loss`, or `-accuracy` for the highest first; several with commas.
+    #[arg(long, value_name = "NAMES", allow_hyphen_values = true)]
+    pub(super) sort: Option<String>,
+    /// One row for each value of these (`method,lr`), with mean and standard deviation of the metrics over the rest.
+    #[arg(long, value_name = "NAMES")]
+    pub(super) group: Option<String>,
+    /// These columns, in this order (with --group: these metrics).
+    #[arg(long, value_name = "NAMES")]
+    pub(super) columns: Option<String>,
+    /// No more than this many rows.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(super) format: TableFormat,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Compare {
+    /// A run (`latest`, or the beginning of its id), `RUN/STAGE`, a stage (its newest result), a key or a record.
+    pub(super) a: String,
+    /// Another one.
+    pub(super) b: String,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Plot {
+    /// What was measured: `loss`, `val_loss`. Over steps, if it was measured at steps; else against --against.
+    pub(super) metric: String,
+    /// Only executions of this stage or kind.
+    pub(super) stage: Option<String>,
+    /// One colour for each value of these (`method,rank`): means, with bands of one standard deviation over the rest.
+    #[arg(long, value_name = "NAMES")]
+    pub(super) by: Option<String>,
+    /// Put the figures of whole executions against this [default: parameters, where they were counted].
+    #[arg(long, value_name = "NAME")]
+    pub(super) against: Option<String>,
+    /// Only executions that fit (see `sepia help results`).
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(super) condition: Option<String>,
+    /// Only executions of this run: `latest`, or the beginning of its id.
+    #[arg(long)]
+    pub(super) run: Option<String>,
+    /// A logarithmic x axis.
+    #[arg(long)]
+    pub(super) log_x: bool,
+    /// A logarithmic y axis.
+    #[arg(long)]
+    pub(super) log_y: bool,
+    /// Where to: a name that ends with .svg or .png [default: METRIC.svg].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Report {
+    /// A run: `latest`, or the beginning of its id.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// Where to [default: run-ID.html].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Dashboard {
+    /// A run: the beginning of its id, or `latest`, which follows the newest.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// The port on this machine [default: a free one].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -511,6 +620,6 @@ pub(super) enum KeyCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Help {
-    /// The kind, or a command of Sepia.
+    /// The kind, or a command of Sepia, or `database`: the tables of results.db, with queries to copy.
     pub(super) kind: Option<String>,
 }

@@ -6,7 +6,9 @@ mod args;
 mod attach;
 mod cache;
 mod check;
+mod compare;
 mod completions;
+mod dashboard;
 mod devices;
 mod executor;
 mod exit;
@@ -22,9 +24,12 @@ mod methods;
 mod new;
 mod output;
 mod plan;
+mod plot;
 mod project;
+mod question;
 mod reference;
 mod remote;
+mod report;
 mod results;
 mod run;
 mod runs;
@@ -58,6 +63,10 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Show(show) => show::show(&args.global, show),
         Command::Log(log) => log::log(&args.global, log),
         Command::Results(results) => results::results(&args.global, results),
+        Command::Compare(compare) => compare::compare(&args.global, compare),
+        Command::Plot(plot) => plot::plot(&args.global, plot),
+        Command::Report(report) => report::report(&args.global, report),
+        Command::Dashboard(dashboard) => dashboard::dashboard(&args.global, dashboard),
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Merge(merge) => merge::merge(&args.global, merge),
         Command::Divergences(divergences) => merge::divergences(&args.global, divergences),

@@ -63,8 +63,9 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     if remote.is_none() && matches!(executor, ExecutorChoice::Local) {
         check_gpus(registry, &project, &lookup, &args.chosen)?;
     }
+    let manifest_text = project.sources.get(0).map(|(_, text)| text.to_owned()).unwrap_or_default();
     let basis = project::basis(global, &args.chosen, &project);
-    let options = RunOptions { basis, signals, executor, ..options(args, project.manifest_digest)? };
+    let options = RunOptions { basis, signals, executor, manifest_text, ..options(args, project.manifest_digest)? };
     fetch::ahead(&project, &store, &options)?;
     let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
     let exit = conclude(&project, manifest, &report);
@@ -118,6 +119,7 @@ fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Fail
         force: args.chosen.force.clone(),
         manifest: args.chosen.source.manifest.to_string(),
         manifest_digest: manifest_digest.to_string(),
+        manifest_text: String::new(),
         program: std::env::current_exe()?,
         devices: args.devices.map_or_else(|| exec::slots::machine_devices().len().max(1), usize::from),
         basis: None,

@@ -34,6 +34,10 @@ pub(super) fn help(registry: Registry, args: &args::Help) -> Result<Exit, Failur
         output::data(&reference(entry));
         return Ok(Exit::Fine);
     }
+    if kind == "database" {
+        output::data(sepia_cache::QUERIES);
+        return Ok(Exit::Fine);
+    }
     if let Some(command) = args::Args::command().find_subcommand_mut(kind) {
         output::data(&command.render_long_help().to_string());
         return Ok(Exit::Fine);

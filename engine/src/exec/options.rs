@@ -39,6 +39,8 @@ pub struct RunOptions {
     pub manifest: String,
     /// Digest of the manifest's text, for the record.
     pub manifest_digest: String,
+    /// The manifest's text, for those who look at the run.
+    pub manifest_text: String,
     /// The binary that children run.
     pub program: std::path::PathBuf,
     /// Devices (GPUs) that all running stages may use together.

@@ -55,6 +55,21 @@ pub(crate) fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A mean with its standard deviation, as exact as the deviation's first two digits: `3.641 ± 0.012`.
+#[must_use]
+pub(crate) fn mean_and_deviation(mean: f64, deviation: Option<f64>) -> String {
+    let Some(deviation) = deviation else { return number(mean) };
+    if !mean.is_finite() || !deviation.is_finite() || deviation == 0.0 || mean.abs() >= 1e15 || deviation < 1e-9 {
+        return format!("{} ± {}", number(mean), number(deviation));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10")]
+    let decimals = (1 - deviation.log10().floor() as i32).max(0) as usize;
+    if decimals == 0 {
+        return format!("{} ± {}", group_thousands(&format!("{mean:.0}")), group_thousands(&format!("{deviation:.0}")));
+    }
+    format!("{mean:.decimals$} ± {deviation:.decimals$}")
+}
+
 /// `1234567` as `1,234,567`.
 fn group_thousands(digits: &str) -> String {
     let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |rest| ("-", rest));
@@ -91,6 +106,9 @@ mod tests {
         let numbers =
             [0.0, 2.314_83, 0.25, 58_073_600.0, 1.2e-7, 123_456.7, -42.0, 0.000_123_456, f64::NAN].map(number);
         assert_eq!(numbers, ["0", "2.3148", "0.25", "58,073,600", "1.20e-7", "123,457", "-42", "0.00012346", "NaN"]);
+        let means = [(3.6412, Some(0.0123)), (1234.5, Some(56.0)), (2.0, Some(0.0)), (2.5, None), (0.5, Some(1.5))];
+        let means = means.map(|(mean, deviation)| mean_and_deviation(mean, deviation));
+        assert_eq!(means, ["3.641 ± 0.012", "1,234 ± 56", "2 ± 0", "2.5", "0.5 ± 1.5"]);
         assert_eq!([count(1, "stage"), count(5000, "stage")], ["1 stage", "5,000 stages"]);
     }
 }

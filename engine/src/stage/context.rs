@@ -143,6 +143,7 @@ pub struct StageContext<'a> {
     stop: StopFlag,
     metrics: std::io::BufWriter<fs_err::File>,
     last_progress: Option<Instant>,
+    last_flush: Option<Instant>,
     last_checkpoint: Instant,
     /// Held while this process may write checkpoints.
     checkpoints_lock: Option<fs_err::File>,
@@ -164,6 +165,7 @@ impl<'a> StageContext<'a> {
             stop,
             metrics,
             last_progress: None,
+            last_flush: None,
             last_checkpoint: Instant::now(),
             checkpoints_lock: None,
         })
@@ -253,6 +255,11 @@ impl<'a> StageContext<'a> {
     pub fn progress(&mut self, progress: &Progress) {
         let due = self.last_progress.is_none_or(|last| last.elapsed() >= Duration::from_millis(100));
         if due || progress.done == progress.total {
+            // Once a second is often enough for those who watch the figures; a disk that is full shows when they are kept.
+            if self.last_flush.is_none_or(|last| last.elapsed() >= Duration::from_secs(1)) {
+                self.last_flush = Some(Instant::now());
+                let _ = self.metrics.flush();
+            }
             self.last_progress = Some(Instant::now());
             self.sink.progress(progress);
         }

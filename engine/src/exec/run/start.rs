@@ -1,6 +1,7 @@
 //! From a key to a running attempt.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,9 @@ use crate::{
         committer::Committer,
         keys::{KeyError, NodeOutputs},
         record::now_ms,
+        recorder::{PlanFile, PlannedNode, write_plan},
         slots,
+        state::NodeState,
     },
     fetch,
     graph::NodeId,
@@ -179,10 +182,26 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// What the run is about to do, for those who look at it while it goes on.
+    fn plan_file(&self) -> PlanFile {
+        let chosen: Vec<NodeId> =
+            self.plan.ids().filter(|id| self.scheduler.state(*id) != NodeState::Outside).collect();
+        let places: BTreeMap<NodeId, usize> = chosen.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        let nodes = chosen.iter().map(|id| {
+            let node = self.plan.node(*id);
+            let needs: BTreeSet<usize> = node.needs().filter_map(|needed| places.get(&needed).copied()).collect();
+            let (name, kind) = (node.name.clone(), node.entry.kind.to_owned());
+            PlannedNode { node: name, kind, number: id.index(), needs: needs.into_iter().collect() }
+        });
+        PlanFile { manifest: self.options.manifest_text.clone(), nodes: nodes.collect() }
+    }
+
     /// What is only needed once something runs.
     pub(super) fn prepare_machinery(&mut self) -> Result<(), RunError> {
         if self.committer.is_none() {
             self.record.begin(&self.store)?;
+            // Only for onlookers: a run does not fail because nobody can watch it.
+            let _ = write_plan(&self.store.run_dir(&self.record.run)?, &self.plan_file());
             let tell = self.tell.clone();
             let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);

@@ -1,0 +1,160 @@
+//! The page of a run whose author, stages and collaborators mean no good.
+
+use std::process::Command;
+
+use camino::Utf8Path;
+use sepia_cache::{
+    Digest, Metrics, OpenMode, Outcome, PlanNode, RECORD_SCHEMA, Record, RecordInput, RunCounts, RunNode, RunRow, Store,
+};
+use serde_json::json;
+
+use crate::report::{
+    page::{alone, content},
+    run_view::{RunView, State},
+};
+
+const HOSTILE: &str =
+    "</pre><script>document.title='owned'</script><img src=x onerror=\"alert(1)\">'\"&\u{202e}\u{1b}[31m";
+
+fn record(node: &str, from: Option<Digest>, outcome: Outcome) -> Record {
+    let mut metrics = Metrics::default();
+    for step in 0..50_u32 {
+        metrics.push("loss", Some(step.into()), 5.0 / f64::from(step + 1));
+        metrics.push(HOSTILE, Some(step.into()), if step == 7 { f64::NAN } else { f64::from(step) });
+    }
+    metrics.push("val_loss", None, 3.25);
+    metrics.push(HOSTILE, None, f64::INFINITY);
+    let input =
+        |from| RecordInput { port: HOSTILE.into(), position: 0, digest: Digest::of_bytes(b"in"), from_key: Some(from) };
+    Record {
+        schema: RECORD_SCHEMA,
+        key: Digest::of_bytes(node.as_bytes()),
+        key_inputs: json!({}),
+        kind: HOSTILE.into(),
+        stage_version: 1,
+        node: node.into(),
+        run: "run-1".into(),
+        outcome,
+        error: (outcome != Outcome::Done).then(|| HOSTILE.into()),
+        started_at: 1_700_000_000_000,
+        wall_seconds: 1.5,
+        cpu_seconds: 2.25,
+        peak_memory_bytes: 1 << 30,
+        seed: 1,
+        params: json!({ HOSTILE: HOSTILE, "lr": 0.1 }).as_object().unwrap().clone(),
+        inputs: from.map(input).into_iter().collect(),
+        outputs: Vec::new(),
+        metrics,
+        provenance: json!({ "host": HOSTILE }),
+    }
+}
+
+/// A finished run of three nodes: made, failed, and one that waited for it.
+fn view(folder: &Utf8Path) -> RunView {
+    let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
+    let good = record(HOSTILE, None, Outcome::Done);
+    let bad = record("train[lr=0.1]", Some(good.key), Outcome::Failed);
+    let ids = store.commit(&[good.clone(), bad.clone()]).unwrap();
+    let names = [HOSTILE, "train[lr=0.1]", "evaluate"];
+    let keys = [Some(good.key), Some(bad.key), None];
+    let nodes: Vec<PlanNode> =
+        names.iter().zip(keys).map(|(node, key)| PlanNode { node: (*node).to_owned(), key }).collect();
+    let row = RunRow {
+        run: "run-1".into(),
+        plan: Some(store.save_plan(&nodes).unwrap()),
+        manifest: HOSTILE.into(),
+        command: HOSTILE.into(),
+        started_at: 1_700_000_000_000,
+        finished_at: Some(1_700_000_005_000),
+        outcome: Some("failed".into()),
+        counts: RunCounts::default(),
+        details: json!({ "manifest_digest": "d" }),
+    };
+    store.start_run(&row).unwrap();
+    let told = |place: usize, outcome: &str| RunNode {
+        run: "run-1".into(),
+        node: names[place].into(),
+        key: keys[place],
+        record: ids.get(place).copied(),
+        outcome: outcome.into(),
+        because: Some(HOSTILE.into()),
+        wall_seconds: None,
+    };
+    store.add_run_nodes(&[told(0, "done"), told(1, "failed"), told(2, "skipped")]).unwrap();
+    let plan = json!({ "manifest": HOSTILE, "nodes": [
+        { "node": names[0], "kind": HOSTILE, "number": 0, "needs": [] },
+        { "node": names[1], "kind": "train", "number": 1, "needs": [0] },
+        { "node": names[2], "kind": "evaluate", "number": 2, "needs": [1, 99] },
+    ] });
+    std::fs::write(store.run_dir("run-1").unwrap().join("plan.json"), plan.to_string()).unwrap();
+    RunView::load(&store, store.find_run("latest").unwrap()).unwrap()
+}
+
+fn with_page(check: impl FnOnce(&RunView, &str, &Utf8Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(folder.path()).unwrap();
+    let view = view(folder);
+    let page = alone(&view, 1_700_000_006_000);
+    check(&view, &page, folder);
+}
+
+#[test]
+fn states_edges_and_the_manifest_are_those_of_the_run() {
+    with_page(|view, page, _| {
+        let states: Vec<State> = view.nodes.iter().map(|node| node.state).collect();
+        assert_eq!(states, [State::Done, State::Failed, State::Skipped]);
+        let needs: Vec<&[usize]> = view.nodes.iter().map(|node| node.needs.as_slice()).collect();
+        assert_eq!(needs, [&[][..], &[0], &[1]]);
+        assert!(view.nodes[1].record.is_some() && view.nodes[2].record.is_none());
+        for text in
+            ["<h2>Graph</h2>", "<h2>Curves</h2>", "<h2>Provenance</h2>", "<h2>Manifest</h2>", "val_loss", "3.25"]
+        {
+            assert!(page.contains(text), "{text}");
+        }
+    });
+}
+
+#[test]
+fn what_others_wrote_is_text_and_nothing_is_asked_for() {
+    with_page(|view, page, _| {
+        for text in ["<script", "<img", "onerror=\"", "\u{202e}", "\u{1b}", "http-equiv=\"refresh"] {
+            assert!(!page.contains(text), "{text}");
+        }
+        let addresses: Vec<&str> =
+            page.match_indices("http").map(|(at, _)| &page[at..(at + 28).min(page.len())]).collect();
+        let known = |text: &&str| text.starts_with("http://www.w3.org/2000/svg") || text.starts_with("http-equiv");
+        assert!(addresses.iter().all(known), "{addresses:?}");
+        assert!(!page.contains("url(") && !page.contains("@import") && page.contains("default-src &#39;none&#39;"));
+        assert!(!content(view, 0).contains("<html"));
+    });
+}
+
+#[test]
+fn a_browser_shows_the_page_without_errors_and_without_requests() {
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    else {
+        return;
+    };
+    with_page(|_, page, folder| {
+        let file = folder.join("page.html");
+        std::fs::write(&file, page).unwrap();
+        let log = folder.join("net.json");
+        let output = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"])
+            .args(["--disable-background-networking", "--disable-component-update", "--no-first-run"])
+            .arg(format!("--user-data-dir={folder}/profile"))
+            .arg(format!("--log-net-log={log}"))
+            .arg(format!("file://{file}"))
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(shown.contains("<h2>Graph</h2>") && !shown.contains("<title>owned"), "{shown}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("CONSOLE"), "{said}");
+        // Requests of the page itself: those that the browser makes for itself name no page as their initiator.
+        let net = std::fs::read_to_string(log).unwrap_or_default();
+        assert!(!net.contains("\"initiator\":\"file://\""), "the page asked for something");
+    });
+}
