@@ -3,12 +3,20 @@
 
 mod command_stage;
 mod damage;
+mod devices;
 mod errors;
+mod explaining;
 mod factorisation;
 mod failures;
 mod incremental;
 mod interrupts;
+mod language;
+mod limits;
+mod nothing_to_do;
 mod quickstart;
 mod random_graphs;
+mod sharing;
 mod sharing_a_store;
+mod shipped;
+mod slurm;
 mod support;

@@ -85,6 +85,27 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens the files of a store without its database: for jobs on the nodes of a cluster, where several hosts at once
+    /// must not write one SQLite file. Objects can be read, verified and inserted; nothing can be looked up or recorded.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`] for a path that is no store.
+    pub fn open_files(root: &Utf8Path) -> Result<Self> {
+        let layout = Layout::new(root);
+        if !layout.check()? {
+            return Err(StoreError::NoStore { root: root.to_owned() });
+        }
+        let database = Database::in_memory(&layout.database())?;
+        Ok(Self {
+            layout,
+            database: Arc::new(database),
+            read_only: false,
+            pending: Mutex::new(Pending::default()),
+            journals: Mutex::new(()),
+            folders: [OnceLock::new(), OnceLock::new()],
+        })
+    }
+
     /// The store's folder.
     #[must_use]
     pub fn root(&self) -> &Utf8Path {

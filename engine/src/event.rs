@@ -49,6 +49,9 @@ pub enum RunEvent {
         key: String,
         /// 1 for the first attempt.
         attempt: u32,
+        /// Where it writes what it has to say.
+        #[serde(default)]
+        log: String,
     },
     /// It goes on from a checkpoint.
     Resumed {
@@ -118,6 +121,13 @@ pub enum RunEvent {
     Cancelled {
         /// Node.
         node: String,
+    },
+    /// The run ends, and it goes on without it.
+    Left {
+        /// Node.
+        node: String,
+        /// What the executor calls it.
+        job: String,
     },
     /// A stored output was found damaged before it was used; what made it runs again.
     Damaged {

@@ -8,7 +8,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    manifest::FORMAT,
+    manifest::{ExecutorDecl, FORMAT, StageExecutor},
     stage::{Port, Registry, StageEntry},
 };
 
@@ -26,6 +26,7 @@ pub fn manifest_schema(registry: Registry) -> Value {
             )
         })
         .collect();
+    let executor = schema_of::<ExecutorDecl>("Where the stages run; no part of any key.");
     let definitions: Map<String, Value> = generator.take_definitions(true).into_iter().collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -39,6 +40,7 @@ pub fn manifest_schema(registry: Registry) -> Value {
             "seed": { "description": "Seed of every stage that gives none.", "type": "integer", "minimum": 0, "default": 0 },
             "device": device(),
             "dtype": dtype(),
+            "executor": executor,
             "params": { "description": "Named values, used as `\"${params.NAME}\"`.", "type": "object" },
             "defaults": { "description": "Values for all stages of a kind.", "type": "object", "additionalProperties": false, "properties": defaults },
             "profile": { "description": "Overrides, chosen with `--profile NAME`.", "type": "object", "additionalProperties": { "type": "object" } },
@@ -46,6 +48,17 @@ pub fn manifest_schema(registry: Registry) -> Value {
         },
         "$defs": definitions,
     })
+}
+
+/// The schema of a type, with all that it needs inside.
+fn schema_of<T: schemars::JsonSchema>(about: &str) -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    schema["description"] = json!(about);
+    schema
 }
 
 fn device() -> Value {
@@ -108,6 +121,7 @@ fn common(entry: &StageEntry) -> Map<String, Value> {
         "timeout": { "type": ["string", "number"], "description": "When an attempt is stopped: seconds, or `\"2h\"`." },
         "checkpoint_every": { "type": ["string", "number"], "description": "Time between checkpoints: seconds, or `\"5m\"`." },
         "priority": { "type": "integer", "default": 0, "description": "Among stages that could start, the higher goes first." },
+        "executor": schema_of::<StageExecutor>("Its own settings for a cluster; no part of its key."),
         "matrix": { "type": "object", "description": "Sweeps: a list of values for each parameter." },
         "include": { "type": "array", "items": { "type": "object" }, "description": "Cells beside those of the matrix." },
         "exclude": { "type": "array", "items": { "type": "object" }, "description": "Cells of the matrix to leave out." },

@@ -12,21 +12,28 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
 use sepia_cache::{ObjectRef, Store, hash_output};
+use serde_json::{Map, Value};
 
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
+    slots::VISIBLE,
     worker::{Order, PROTOCOL, Report},
 };
 use crate::{
     event::Failure,
     graph::NodeId,
+    key::StageKey,
+    manifest::StageDecl,
     stage::{Job, MetricPoint, StageEntry, parse_metrics},
 };
 
 /// Everything the thread needs.
 pub(super) struct Attempt {
     pub(super) node: NodeId,
+    pub(super) key: StageKey,
+    /// What its author wrote: resources, time-out, settings for a cluster.
+    pub(super) decl: Arc<StageDecl>,
     pub(super) entry: &'static StageEntry,
     /// With external files resolved.
     pub(super) params: serde_json::Value,
@@ -38,14 +45,19 @@ pub(super) struct Attempt {
     /// Its folder, which does not exist yet.
     pub(super) folder: Utf8PathBuf,
     pub(super) log: Utf8PathBuf,
+    /// The devices that are its own, as `CUDA_VISIBLE_DEVICES` lists them; empty for a stage that asks for none.
+    pub(super) visible: String,
     pub(super) program: PathBuf,
 }
 
 /// How it ended.
+#[derive(Clone)]
 pub(super) enum Ending {
     /// All outputs are in the store.
     Finished(Vec<(String, ObjectRef)>),
     Failed(Failure),
+    /// It was ended before it began, because that was asked for.
+    Withdrawn,
     Stopped {
         step: u64,
     },
@@ -58,11 +70,18 @@ pub(super) enum Ending {
 }
 
 /// What is known once it has ended.
+#[derive(Default)]
 pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) metrics: Vec<MetricPoint>,
     pub(super) usage: Usage,
     pub(super) seconds: f64,
+    /// It was stopped at its time-out by an executor that keeps the time itself.
+    pub(super) timed_out: bool,
+    /// When it really began, in Unix milliseconds, if that was not when it was submitted.
+    pub(super) started_at: Option<i64>,
+    /// What the record says of its origin beside what it says for the whole run: another host, a job's number.
+    pub(super) provenance: Map<String, Value>,
 }
 
 /// What the thread tells the loop.
@@ -73,7 +92,13 @@ pub(super) enum Message {
     Ended(NodeId, Box<Ended>),
 }
 
-/// The loop's hold on an attempt.
+impl Default for Ending {
+    fn default() -> Self {
+        Self::Failed(Failure::default())
+    }
+}
+
+/// The executor's hold on an attempt.
 #[derive(Clone, Default)]
 pub(super) struct Control {
     leash: Leash,
@@ -105,13 +130,16 @@ impl Attempt {
         let ending = self.attempt(store, control, tell, &mut usage).unwrap_or_else(|error| {
             Ending::Failed(Failure { message: error.to_string(), log: self.log.to_string(), ..Failure::default() })
         });
-        let metrics = fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default();
+        let metrics = match self.entry.open {
+            true => Vec::new(),
+            false => fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default(),
+        };
         // What is left in the folder was not declared, or belongs to a failure that the log tells.
         let _ = fs_err::remove_dir_all(&self.folder);
         if fs_err::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
             let _ = fs_err::remove_file(&self.log);
         }
-        let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64() };
+        let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64(), ..Ended::default() };
         tell(Message::Ended(node, Box::new(ended)));
     }
 
@@ -129,7 +157,8 @@ impl Attempt {
                 return Ok(Ending::Damaged { producer: *producer, object: *object, what });
             }
         }
-        fs_err::create_dir_all(self.folder.join("out"))?;
+        // A program works in the folder itself; a worker leaves its outputs in `out`, beside its figures.
+        fs_err::create_dir_all(if self.entry.open { self.folder.clone() } else { self.folder.join("out") })?;
         let log = fs_err::OpenOptions::new().create(true).append(true).read(true).open(&self.log)?;
         if self.entry.open {
             self.run_program(store, control, tell, usage, &log)
@@ -161,6 +190,12 @@ impl Attempt {
         for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
             command.env(name, self.job.threads.to_string());
         }
+        if !self.visible.is_empty() {
+            command.env(VISIBLE, &self.visible);
+        }
+        // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
+        // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
+        command.env("MIMALLOC_PURGE_DELAY", "-1");
         let mut child = child::spawn(&mut command, &control.leash)?;
         let sent = child.stdin.take().map(|mut stdin| {
             let sent = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
@@ -230,10 +265,13 @@ impl Attempt {
         usage: &mut Usage,
         log: &fs_err::File,
     ) -> std::io::Result<Ending> {
-        let mut prepared = match command::prepare(&self.params, &self.job, &self.folder.join("work"), log) {
+        let mut prepared = match command::prepare(&self.params, &self.job, &self.folder, log) {
             Ok(prepared) => prepared,
             Err(cannot) => return Ok(Ending::Failed(Failure { param: cannot.param, ..self.failure(&cannot.message) })),
         };
+        if !self.visible.is_empty() {
+            prepared.command.env(VISIBLE, &self.visible);
+        }
         let child = match child::spawn(&mut prepared.command, &control.leash) {
             Ok(child) => child,
             Err(error) => {
@@ -261,7 +299,7 @@ impl Attempt {
     fn check_outputs(&self, prepared: &Prepared, store: &Store) -> std::io::Result<Ending> {
         for (name, path) in &prepared.outputs {
             if !path.exists() {
-                let written = path.strip_prefix(self.folder.join("work")).unwrap_or(path);
+                let written = path.strip_prefix(&self.folder).unwrap_or(path);
                 return Ok(Ending::Failed(Failure {
                     param: Some(format!("outputs.{name}")),
                     help: Some(format!("`${{outputs.{name}}}` in `argv` gives the program this path")),
@@ -319,7 +357,7 @@ fn disk_full(log: &Utf8Path) -> Option<String> {
 }
 
 /// The last lines of a file that may be huge.
-fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
+pub(super) fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
     let read = || -> std::io::Result<Vec<String>> {
         let mut file = fs_err::File::open(path)?;
         let length = file.metadata()?.len();

@@ -14,6 +14,8 @@ use wait4::Wait4 as _;
 pub(super) struct Usage {
     pub(super) cpu_seconds: f64,
     pub(super) peak_memory_bytes: u64,
+    /// It was ended by SIGKILL or SIGTERM: from outside.
+    pub(super) killed: bool,
 }
 
 /// A handle to signal a child's process group from another thread. Once the child is reaped its number may belong to
@@ -69,11 +71,13 @@ pub(super) fn wait(child: Child, leash: &Leash) -> std::io::Result<(ExitStatus, 
         leash.detach();
         let _ = kill_process_group(pid, Signal::KILL);
     }
+    use std::os::unix::process::ExitStatusExt as _;
     let used = child.wait4()?;
     let seconds = |time: Duration| time.as_secs_f64();
     let usage = Usage {
         cpu_seconds: seconds(used.rusage.utime) + seconds(used.rusage.stime),
         peak_memory_bytes: used.rusage.maxrss,
+        killed: matches!(used.status.signal(), Some(9 | 15)),
     };
     Ok((used.status, usage))
 }

@@ -5,13 +5,30 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use super::Basis;
 use crate::plan::Selection;
+
+/// Where attempts run.
+#[derive(Debug, Clone, Default)]
+pub enum ExecutorChoice {
+    /// On this machine.
+    #[default]
+    Local,
+    /// On a cluster with Slurm, with these settings where a stage has none of its own.
+    Slurm(super::slurm::SlurmOptions),
+}
 
 /// Options of a run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Which nodes.
     pub selection: Selection,
+    /// Where attempts run.
+    pub executor: ExecutorChoice,
+    /// When the run is told to stop, leave what can go on without it.
+    pub detach: bool,
+    /// The command line after the program's name, and the folder it was given in: for who takes the run up again.
+    pub command: (Vec<String>, String),
     /// Threads that all running stages may use together.
     pub jobs: usize,
     /// Go on with what does not depend on a failed node. Otherwise nothing new starts after a failure.
@@ -24,6 +41,10 @@ pub struct RunOptions {
     pub manifest_digest: String,
     /// The binary that children run.
     pub program: std::path::PathBuf,
+    /// Devices (GPUs) that all running stages may use together.
+    pub devices: usize,
+    /// What the plan was made from, if the next run may be told by it that nothing has changed.
+    pub basis: Option<Basis>,
     /// Counts of signals.
     pub signals: Signals,
 }

@@ -6,14 +6,23 @@ use camino::Utf8Path;
 use sepia_cache::Digest;
 use serde_json::{Map, Value, json};
 
+use crate::{device::Gpus, stage::Device};
+
 /// What is the same for all executions of a run. Takes some milliseconds: it asks git and hashes the binary.
 pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
-    let system = rustix::system::uname();
-    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     let binary = Utf8Path::from_path(program).and_then(|path| Digest::of_file(path).ok());
-    let mut all = Map::new();
+    let mut all = machine();
     all.insert("sepia_version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     all.insert("sepia_binary".to_owned(), json!(binary.map(|digest| digest.to_string())));
+    all.insert("git".to_owned(), git(folder).unwrap_or(Value::Null));
+    all
+}
+
+/// The machine that this process runs on.
+pub(super) fn machine() -> Map<String, Value> {
+    let system = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let mut all = Map::new();
     all.insert("host".to_owned(), json!(text(system.nodename())));
     all.insert(
         "os".to_owned(),
@@ -22,8 +31,15 @@ pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
     all.insert("cpu".to_owned(), json!(cpu_model()));
     all.insert("cpu_count".to_owned(), json!(super::slots::machine_threads()));
     all.insert("memory_bytes".to_owned(), json!(super::slots::machine_memory()));
-    all.insert("git".to_owned(), git(folder).unwrap_or(Value::Null));
     all
+}
+
+/// The GPU that a node computes on, and its driver.
+pub(super) fn gpu(device: Device) -> Option<Value> {
+    let Device::Cuda(number) = device else { return None };
+    let gpus = Gpus::of_this_machine(true);
+    let gpu = gpus.get(number).ok()?;
+    Some(json!({ "name": gpu.name, "memory_bytes": gpu.memory_bytes, "driver": gpus.driver }))
 }
 
 fn cpu_model() -> Option<String> {

@@ -52,6 +52,7 @@ pub(super) struct RunRecord {
     started_at: i64,
     manifest: String,
     manifest_digest: String,
+    command: (Vec<String>, String),
     provenance: OnceLock<Map<String, Value>>,
     gathering: Option<std::thread::JoinHandle<Map<String, Value>>>,
     records: BTreeMap<NodeId, RecordId>,
@@ -60,10 +61,11 @@ pub(super) struct RunRecord {
 }
 
 impl RunRecord {
-    pub(super) fn new(plan: &Plan, options: &RunOptions) -> Self {
+    pub(super) fn new(options: &RunOptions) -> Self {
         let started_at = now_ms();
         // Two runs of one millisecond on two hosts must differ, too.
-        let unique = format!("{started_at} {} {} {:?}", std::process::id(), plan.name, std::time::Instant::now());
+        let unique =
+            format!("{started_at} {} {} {:?}", std::process::id(), options.manifest, std::time::Instant::now());
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let run = Digest::derive("sepia run id v1", format!("{unique} {host}").as_bytes()).short();
         Self {
@@ -71,6 +73,7 @@ impl RunRecord {
             started_at,
             manifest: options.manifest.clone(),
             manifest_digest: options.manifest_digest.clone(),
+            command: options.command.clone(),
             provenance: OnceLock::new(),
             gathering: None,
             records: BTreeMap::new(),
@@ -100,7 +103,11 @@ impl RunRecord {
             finished_at: None,
             outcome: None,
             counts: RunCounts::default(),
-            details: json!({ "manifest_digest": self.manifest_digest }),
+            details: json!({
+                "manifest_digest": self.manifest_digest,
+                "arguments": self.command.0,
+                "folder": self.command.1,
+            }),
         }
     }
 
@@ -145,21 +152,28 @@ impl RunRecord {
         let inputs = inputs.collect();
         let mut provenance = self.provenance().clone();
         provenance.insert("device".to_owned(), json!(node.device.class()));
+        // What ran elsewhere brings its own.
+        if ended.provenance.is_empty()
+            && let Some(gpu) = provenance::gpu(node.device)
+        {
+            provenance.insert("gpu".to_owned(), gpu);
+        }
         provenance.insert("dtype".to_owned(), json!(node.dtype.name()));
         provenance.insert("threads".to_owned(), json!(node.threads()));
         provenance.insert("log".to_owned(), json!(end.log));
+        provenance.extend(ended.provenance.clone());
         self.seconds.insert(id, ended.seconds);
         Record {
             schema: RECORD_SCHEMA,
             key: key.0,
-            key_inputs: serde_json::from_str(&key_inputs.canonical()).unwrap_or_default(),
+            key_inputs: serde_json::to_value(key_inputs).unwrap_or_default(),
             kind: node.entry.kind.to_owned(),
             stage_version: node.entry.version,
             node: node.name.clone(),
             run: self.run.clone(),
             outcome: end.outcome,
             error: end.error.clone(),
-            started_at: end.started_at,
+            started_at: ended.started_at.unwrap_or(end.started_at),
             wall_seconds: ended.seconds,
             cpu_seconds: ended.usage.cpu_seconds,
             peak_memory_bytes: ended.usage.peak_memory_bytes,
@@ -188,7 +202,7 @@ impl RunRecord {
         nodes: &[(NodeState, Option<StageKey>)],
         outcome: RunOutcome,
         summary: Summary,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Digest, StoreError> {
         let chosen = || plan.nodes.iter().zip(nodes).filter(|(_, (state, _))| *state != NodeState::Outside);
         let listing: Vec<PlanNode> =
             chosen().map(|(node, (_, key))| PlanNode { node: node.name.clone(), key: key.map(|key| key.0) }).collect();
@@ -208,8 +222,9 @@ impl RunRecord {
                 wall_seconds: self.seconds.get(&id).copied(),
             })
             .collect();
+        let plan = store.save_plan(&listing)?;
         let end = RunEnd {
-            plan: Some(store.save_plan(&listing)?),
+            plan: Some(plan),
             finished_at: now_ms(),
             outcome: outcome.name().to_owned(),
             counts: RunCounts {
@@ -223,16 +238,29 @@ impl RunRecord {
         if self.begun {
             store.finish_run(&self.run, &end)?;
         } else {
-            let RunEnd { plan, finished_at, outcome, counts } = end;
-            store.start_run(&RunRow {
-                plan,
-                finished_at: Some(finished_at),
-                outcome: Some(outcome),
-                counts,
-                ..self.row()
-            })?;
+            self.all_at_once(store, end)?;
         }
-        if rows.is_empty() { Ok(()) } else { store.add_run_nodes(&rows) }
+        if !rows.is_empty() {
+            store.add_run_nodes(&rows)?;
+        }
+        Ok(plan)
+    }
+
+    /// Writes down a run of a plan that the store has, of which nothing was left to do.
+    pub(super) fn end_standing(&self, store: &Store, plan: Digest, nodes: u64) -> Result<(), StoreError> {
+        let end = RunEnd {
+            plan: Some(plan),
+            finished_at: now_ms(),
+            outcome: RunOutcome::Done.name().to_owned(),
+            counts: RunCounts { nodes, cached: nodes, ..RunCounts::default() },
+        };
+        self.all_at_once(store, end)
+    }
+
+    fn all_at_once(&self, store: &Store, end: RunEnd) -> Result<(), StoreError> {
+        let RunEnd { plan, finished_at, outcome, counts } = end;
+        let end = RunRow { plan, finished_at: Some(finished_at), outcome: Some(outcome), counts, ..self.row() };
+        store.start_run(&end)
     }
 }
 

@@ -8,6 +8,9 @@
 //! device = "auto"                   # auto, cpu, cuda, cuda:N
 //! dtype = "f32"                     # f32, bf16, f16
 //!
+//! [executor.slurm]                  # run on a cluster; a stage has its own as `executor.slurm`
+//! partition = "gpu"
+//!
 //! [params]                          # used as "${params.steps}"
 //! steps = 300
 //!
@@ -39,12 +42,14 @@
 mod defaults;
 mod extends;
 mod field;
+mod format;
 mod load;
 mod merge;
 mod overrides;
 mod params;
 mod profile;
 mod read;
+mod rebase;
 mod resolved;
 mod stage;
 mod sweep;
@@ -53,14 +58,21 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use field::other_spelling;
 pub use field::value_diagnostic;
-pub use load::{Load, Loader};
+pub use format::format;
+pub use load::{Load, Loader, PathParams};
 pub use stage::RESERVED;
 pub use sweep::MAX_NODES;
 
 use std::sync::Arc;
 
-use crate::value::{Key, Span, Table};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    exec::SlurmOptions,
+    value::{Key, Span, Table},
+};
 
 /// The manifest format that this version reads and writes.
 pub const FORMAT: i64 = 1;
@@ -76,6 +88,8 @@ pub struct Manifest {
     pub device: Option<Word>,
     /// Dtype of every stage that gives none.
     pub dtype: Option<Word>,
+    /// Where attempts run, and how.
+    pub executor: ExecutorDecl,
     /// The stages in the order of the text, sweeps expanded.
     pub stages: Vec<StageDecl>,
 }
@@ -138,6 +152,8 @@ pub struct StageDecl {
     pub checkpoint_every: Option<f64>,
     /// Among nodes that could start, the higher goes first.
     pub priority: i64,
+    /// Its own settings for a cluster.
+    pub slurm: SlurmOptions,
     /// All other keys: parameters and knobs of the kind.
     pub rest: Table,
     /// The whole table's place.
@@ -155,6 +171,34 @@ impl StageDecl {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a duration is positive and short")]
         self.checkpoint_every.map_or(60, |seconds| seconds.ceil().max(1.0) as u64)
     }
+}
+
+/// `[executor]`: where attempts run. None of it is part of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExecutorDecl {
+    /// Which executor runs the stages; without it `slurm`, if there are settings for it, else `local`.
+    pub default: Option<ExecutorName>,
+    /// Settings for a cluster with Slurm.
+    pub slurm: Option<SlurmOptions>,
+}
+
+/// `executor` of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageExecutor {
+    /// Settings for a cluster with Slurm that go before those of the manifest.
+    pub slurm: SlurmOptions,
+}
+
+/// An executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorName {
+    /// This machine.
+    Local,
+    /// A cluster with Slurm.
+    Slurm,
 }
 
 /// The wires into one input port.

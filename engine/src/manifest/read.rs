@@ -1,17 +1,24 @@
 //! The top level of a manifest.
 
 use super::sweep::{self, Sweep};
-use super::{FORMAT, Manifest, StageDecl, field, stage};
+use super::{ExecutorDecl, FORMAT, Manifest, StageDecl, field, stage};
 use crate::diagnostic::Diagnostic;
 use crate::value::{Key, Span, Table, Value, ValueKind};
 
 /// The keys of the top level.
-const KNOWN: [&str; 10] =
-    ["sepia", "extends", "name", "seed", "device", "dtype", "params", "defaults", "profile", "stages"];
+const KNOWN: [&str; 11] =
+    ["sepia", "extends", "name", "seed", "device", "dtype", "executor", "params", "defaults", "profile", "stages"];
 
 /// Reads the top-level table; errors and warnings go into `found`.
 pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Diagnostic>) -> Manifest {
-    let mut manifest = Manifest { name: stem.to_owned(), seed: 0, device: None, dtype: None, stages: Vec::new() };
+    let mut manifest = Manifest {
+        name: stem.to_owned(),
+        seed: 0,
+        device: None,
+        dtype: None,
+        executor: ExecutorDecl::default(),
+        stages: Vec::new(),
+    };
     let mut has_stages = false;
     for (key, value) in table.entries {
         match key.name.as_str() {
@@ -24,6 +31,7 @@ pub(super) fn manifest(table: Table, stem: &str, whole: Span, found: &mut Vec<Di
             "seed" => manifest.seed = field::decode(&key, &value, found).unwrap_or_default(),
             "device" => manifest.device = stage::device(&key, &value, found),
             "dtype" => manifest.dtype = stage::dtype(&key, &value, found),
+            "executor" => manifest.executor = field::decode(&key, &value, found).unwrap_or_default(),
             "stages" => {
                 has_stages = true;
                 manifest.stages = sweep::expand(stages(&key, value, found), found);

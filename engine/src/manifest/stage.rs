@@ -1,12 +1,12 @@
 //! One `[stages.NAME]` table: the reserved keys are read here, everything else is left for the stage's kind.
 
 use super::sweep::Sweep;
-use super::{InputDecl, Resources, StageDecl, Word, field, units};
+use super::{InputDecl, Resources, StageDecl, StageExecutor, Word, field, units};
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::value::{Key, Table, Value, ValueKind};
 
 /// The keys of a stage table that have the same meaning for every kind; all others are parameters and knobs.
-pub const RESERVED: [&str; 14] = [
+pub const RESERVED: [&str; 15] = [
     "kind",
     "description",
     "inputs",
@@ -18,6 +18,7 @@ pub const RESERVED: [&str; 14] = [
     "timeout",
     "priority",
     "checkpoint_every",
+    "executor",
     "matrix",
     "include",
     "exclude",
@@ -87,6 +88,9 @@ pub(super) fn entry(stage: &mut StageDecl, key: Key, value: Value, found: &mut V
             stage.checkpoint_every = field::read(&key, &value, units::seconds, "checkpoint_every = \"5m\"", found);
         }
         "priority" => stage.priority = field::decode(&key, &value, found).unwrap_or_default(),
+        "executor" => {
+            stage.slurm = field::decode::<StageExecutor>(&key, &value, found).unwrap_or_default().slurm;
+        }
         _ => stage.rest.entries.push((key, value)),
     }
 }

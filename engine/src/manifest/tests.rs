@@ -141,7 +141,7 @@ eval = "x"
     5 | max_steps = 3
       | ^^^^^^^^^
       |
-      = help: parameters belong into a stage; known at the top level: `sepia`, `extends`, `name`, `seed`, `device`, `dtype`, `params`, `defaults`, `profile`, `stages`
+      = help: parameters belong into a stage; known at the top level: `sepia`, `extends`, `name`, `seed`, `device`, `dtype`, `executor`, `params`, `defaults`, `profile`, `stages`
 
     error[manifest::unknown-field]: unknown field `retries`
      --> m.toml:6:1

@@ -4,17 +4,24 @@
 //! whose types fit, there is no cycle, every external file exists. Nothing has run yet and the store is not looked at.
 
 mod device;
+mod estimate;
 mod external;
+#[cfg(test)]
+mod fuzz_tests;
 mod kind_info;
 mod node;
 mod params;
+mod path_params;
 mod select;
 mod wiring;
 
 pub use device::resolve_device;
-pub use external::{ExternalFile, external_files, with_content, with_files};
+pub use estimate::{Machine, estimates, over_limits};
+pub(crate) use external::content_of;
+pub use external::{ExternalFile, external_files, names_files, remotes, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
 pub(crate) use params::place_of;
+pub use path_params::path_params;
 pub use select::{Selection, select};
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,9 +29,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::{
+    device::Gpus,
     diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
-    manifest::{Manifest, StageDecl},
+    manifest::{ExecutorDecl, Manifest, StageDecl},
     stage::{Check, Facts, Registry},
 };
 
@@ -37,6 +45,8 @@ pub struct Plan {
     pub folder: Utf8PathBuf,
     /// The nodes, in the manifest's order; a [`NodeId`] is an index into this list.
     pub nodes: Vec<Node>,
+    /// Where its nodes run, if the command line does not say.
+    pub executor: ExecutorDecl,
     /// Who needs whom.
     pub graph: Graph,
     /// What is odd, though it can run.
@@ -78,7 +88,8 @@ impl Plan {
             params::report_problems(decl, problems, &mut found);
             facts[id.index()] = outputs;
             let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
-            let device = resolve_device(defaults, decl, kind.entry).map_err(|errors| found.extend(errors));
+            let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry))
+                .map_err(|errors| found.extend(errors));
             let Some(resolved) = resolved else { continue };
             files.check(decl, &resolved.params, &mut found);
             let Ok(device) = device else { continue };
@@ -90,9 +101,14 @@ impl Plan {
         let errors = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let nodes: Option<Vec<Node>> = nodes.into_iter().collect();
         match (graph, nodes) {
-            (Some(graph), Some(nodes)) if !errors => {
-                Ok(Self { name: manifest.name, folder: folder.to_owned(), nodes, graph, warnings: found })
-            }
+            (Some(graph), Some(nodes)) if !errors => Ok(Self {
+                name: manifest.name,
+                folder: folder.to_owned(),
+                nodes,
+                executor: manifest.executor,
+                graph,
+                warnings: found,
+            }),
             _ => Err(found),
         }
     }
@@ -130,4 +146,9 @@ fn cycle_error(stages: &[Arc<StageDecl>], cycle: &Cycle) -> Diagnostic {
         error = error.label(place.map_or(decl.name.span, |word| word.span), format!("`{}` needs `{before}`", name(id)));
     }
     error
+}
+
+/// Whether `auto` takes a GPU: this binary can, and the machine has one.
+fn gpu_there(registry: Registry) -> bool {
+    !Gpus::of_this_machine(registry.cuda()).all().is_empty()
 }

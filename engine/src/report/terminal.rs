@@ -214,6 +214,10 @@ impl<W: Write> Listener for Terminal<W> {
                     self.line(DIM, "Not run", node);
                 }
             }
+            RunEvent::Left { node, job } => {
+                self.drop_bar(node);
+                self.line(WARN, "Left", &format!("{node} goes on as {job}"));
+            }
             RunEvent::Damaged { node, what } => {
                 self.always(WARN, "Damaged", &format!("{what}; {node} runs again"));
             }

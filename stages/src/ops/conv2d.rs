@@ -46,10 +46,6 @@ impl Conv {
 /// Maps `[batch, in, h, w]` and a weight `[out, in / groups * kh * kw]` to `[batch, out, h', w']`.
 #[must_use]
 pub fn conv2d(x: Tensor<4>, weight: Tensor<2>, conv: &Conv) -> Tensor<4> {
-    plain(x, weight, conv)
-}
-
-fn plain(x: Tensor<4>, weight: Tensor<2>, conv: &Conv) -> Tensor<4> {
     let Conv { inputs, outputs, kernel, stride, padding, groups } = *conv;
     let kernel = weight.reshape([outputs, inputs / groups.max(1), kernel[0], kernel[1]]);
     module::conv2d(x, kernel, None, ConvOptions::new(stride, padding, [1, 1], groups))

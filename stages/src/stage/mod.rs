@@ -9,6 +9,7 @@ mod factor_training_tests;
 mod factorize;
 mod image_dataset;
 mod maestro;
+mod rank_activations;
 mod rank_analysis;
 mod rank_table;
 mod reduce_ranks;
@@ -21,7 +22,7 @@ mod trp;
 
 use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
-use crate::method::{AnyMethod, FiraParams, GaloreParams, ReloraParams, vision::AnyVisionMethod};
+use crate::method::{AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, vision::AnyVisionMethod};
 
 pub use cuttlefish::CuttlefishStage;
 pub use cuttlefish_profile::CuttlefishProfile;
@@ -30,6 +31,7 @@ pub use evaluate_classifier::EvaluateClassifier;
 pub use factorize::{Factorize, FactorizeParams};
 pub use image_dataset::ImageDataset;
 pub use maestro::MaestroStage;
+pub use rank_activations::{ActivationParams, Activations, LayerActivations};
 pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
 pub use reduce_ranks::ReduceRanks;
 pub use text_dataset::TextDataset;
@@ -52,7 +54,7 @@ pub const RANKS: PortType = PortType("ranks");
 pub const PROFILE: PortType = PortType("profile");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES);
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHOD_INFOS).with_cuda(cfg!(feature = "cuda"));
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),

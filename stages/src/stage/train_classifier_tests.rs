@@ -9,7 +9,7 @@ use crate::{
     linalg::factor::{Kept, spectral_factors},
     method::vision::AnyVisionMethod,
     model::vision::{Form, load_vision, save_vision},
-    stage::{EvaluateClassifier, ImageDataset, image_dataset::ImageDatasetParams},
+    stage::{Activations, EvaluateClassifier, ImageDataset, RankAnalysis, image_dataset::ImageDatasetParams},
     testing::{Bench, Recorder, result},
 };
 
@@ -149,4 +149,37 @@ fn bad_parameters_are_named() {
             "model.patch_size: images of 30x30 pixels cannot be cut into patches of 4",
         ]
     );
+}
+
+#[test]
+fn what_the_data_uses_of_a_classifier_is_measured() {
+    let bench = Bench::new();
+    let data = data(&bench, 20);
+    for model in [serde_json::json!({ "name": "mlp", "hidden": [20] }), serde_json::json!({ "name": "lenet" })] {
+        let name = model["name"].as_str().unwrap().to_owned();
+        let job = bench.job(&format!("train {name}"), &[("data", &data)], &["model"]);
+        let trained = job.outputs["model"].clone();
+        let params = params(serde_json::json!({ "model": model, "epochs": 1 }));
+        Bench::run::<Train>(&params, job, &mut Recorder::default()).unwrap();
+        let activations = serde_json::json!({ "images": 100, "local_images": 5, "input_energy": 1.0 });
+        let params = serde_json::from_value(serde_json::json!({ "activations": activations })).unwrap();
+        let job = bench.job(&format!("ranks {name}"), &[("model", &trained), ("data", &data)], &["ranks"]);
+        let folder = job.outputs["ranks"].clone();
+        let points = Bench::run::<RankAnalysis>(&params, job, &mut Recorder::default()).unwrap();
+        assert!((0.0..=1.0).contains(&result(&points, "mean_utilization")));
+        let text = fs_err::read_to_string(folder.join("activations.json")).unwrap();
+        let found: Activations = serde_json::from_str(&text).unwrap();
+        assert_eq!(found.images, 100);
+        for layer in &found.layers {
+            let full = layer.matrix[0].min(layer.matrix[1]);
+            assert!(layer.utilized.utilized_rank >= 1 && layer.utilized.utilized_rank <= full, "{layer:?}");
+            assert_eq!(layer.local_rank.is_some(), name == "mlp");
+        }
+        // 100 images cannot span 784 pixels.
+        if name == "mlp" {
+            assert_eq!((found.layers[0].layer.as_str(), found.layers[0].utilized.input_rank), ("fc1", 100));
+        }
+        let spectra = fs_err::read_to_string(folder.join("spectra.tsv")).unwrap();
+        assert!(spectra.starts_with("weight\tindex\tsingular_value\trelative\tcumulative_energy\n"));
+    }
 }

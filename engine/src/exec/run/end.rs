@@ -22,7 +22,8 @@ impl Run<'_, '_> {
             self.emit(started);
         }
         let Some(mut running) = self.running.remove(&id) else { return Ok(()) };
-        running.join();
+        self.executor.ended(id);
+        running.timed_out |= ended.timed_out;
         let name = self.plan.node(id).name.clone();
         match &ended.ending {
             Ending::Finished(outputs) => {
@@ -71,13 +72,18 @@ impl Run<'_, '_> {
                 self.cancel(id)?;
                 self.emit(RunEvent::Stopped { node: name, step });
             }
+            Ending::Withdrawn => {
+                self.cancel(id)?;
+                self.emit(RunEvent::Cancelled { node: name });
+            }
             Ending::Failed(_) if self.signals_seen > 0 && !running.timed_out => {
                 self.cancel(id)?;
                 self.emit(RunEvent::Cancelled { node: name });
             }
             Ending::Failed(failure) => {
                 let mut failure = failure.clone();
-                if running.timed_out {
+                // An executor that keeps the time itself may know better.
+                if running.timed_out && (!ended.timed_out || failure.message.is_empty()) {
                     failure.message = "it did not finish within its time-out".to_owned();
                     failure.help = Some("raise `timeout`".to_owned());
                     failure.param = Some("timeout".to_owned());
@@ -144,6 +150,7 @@ impl Run<'_, '_> {
             self.emit(RunEvent::Skipped { node: skipped, because: node.clone() });
         }
         if !self.options.keep_going {
+            self.executor.withdraw_waiting();
             self.cancel_rest()?;
         }
         Ok(())
@@ -191,6 +198,7 @@ impl Run<'_, '_> {
         for (id, record) in committed.nodes.into_iter().zip(ids) {
             self.record.committed(id, record);
             self.uncommitted.remove(&id);
+            self.executor.recorded(id);
             let node = &mut self.nodes[id.index()];
             let Some((seconds, figures)) = node.finished.take() else { continue };
             node.lock = None;

@@ -3,8 +3,11 @@
 //! `start` brings a node from its key to a running attempt, `end` says what becomes of it, `tick` handles what time brings.
 
 mod end;
+mod standing;
 mod start;
 mod tick;
+
+pub use standing::run_standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +18,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sepia_cache::{KeyLock, RunLock, Store, StoreError};
+use sepia_cache::{Digest, KeyLock, RunLock, Store, StoreError};
 
 use super::{
-    attempt::{Control, Message},
+    attempt::Message,
     committer::{Committed, Committer},
+    executor::Executor,
     keys::{KeyError, KeyMaker, NodeOutputs},
+    local::{Local, Tell},
     lookup::{self, Lookup},
-    options::RunOptions,
-    reaper::Reaper,
+    options::{ExecutorChoice, RunOptions},
     record::RunRecord,
     recorder::Recorder,
     scheduler::{Demand, Scheduler},
-    slots::{Amount, Slots, machine_memory},
+    slots::{self, Amount, Slots},
+    slurm::Slurm,
+    standing::{LISTED, Standing},
     state::{IllegalChange, NodeState},
     worker::Report,
 };
@@ -41,8 +47,6 @@ use crate::{
 
 /// How often keys that another run holds are looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// How many names an event lists of many cached nodes.
-const LISTED: usize = 20;
 
 /// Why a run could not go on. A failed stage is no such reason.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +101,26 @@ pub fn run(
     let forced = lookup::forced(plan, &options.force, &chosen).map_err(RunError::Selection)?;
     let frozen = lookup::frozen(plan, &options.selection, &chosen);
     let everyone: Vec<bool> = chosen.iter().zip(&frozen).map(|(chosen, frozen)| *chosen || *frozen).collect();
-    let record = RunRecord::new(plan, options);
+    let record = RunRecord::new(options);
     let run_lock = store.lock_run(&record.run)?;
     let recorder = Recorder::create(&store.run_dir(&record.run)?)?;
     let (tell, wakes) = channel();
-    let total = Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: 1 };
+    let for_attempts = tell.clone();
+    let tell_loop: Tell = Arc::new(move |message| drop(for_attempts.send(Wake::Attempt(message))));
+    let executor: Box<dyn Executor> = match &options.executor {
+        ExecutorChoice::Local => {
+            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, options.devices), tell_loop))
+        }
+        ExecutorChoice::Slurm(choice) => {
+            Box::new(Slurm::new(Arc::clone(store), options.program.clone(), choice.clone(), tell_loop))
+        }
+    };
     let demands = plan.nodes.iter().map(|node| Demand {
         amount: Amount {
             threads: node.threads(),
             memory: node.decl.resources.memory.unwrap_or(0),
-            devices: node.decl.resources.device.unwrap_or(0),
+            devices: node.devices(),
+            pinned: node.pinned_device(),
         },
         priority: node.decl.priority,
     });
@@ -114,9 +128,10 @@ pub fn run(
         plan,
         store: Arc::clone(store),
         options,
-        scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(total)),
+        scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(executor.capacity())),
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
+        devices: slots::machine_devices(),
         record,
         recorder,
         listeners,
@@ -130,7 +145,7 @@ pub fn run(
         uncommitted: BTreeSet::new(),
         untold_starts: BTreeMap::new(),
         committer: None,
-        reaper: None,
+        executor,
         forced,
         frozen,
         signals_seen: 0,
@@ -154,21 +169,10 @@ struct NodeRun {
 }
 
 struct RunningAttempt {
-    control: Control,
     started_at: i64,
     deadline: Option<Instant>,
     timed_out: bool,
     killed: bool,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl RunningAttempt {
-    /// The thread has said its last word, or its child was killed: it ends at once.
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 struct Run<'a, 'l> {
@@ -178,6 +182,8 @@ struct Run<'a, 'l> {
     scheduler: Scheduler<'a>,
     keys: KeyMaker<'a>,
     lookup: Lookup,
+    /// What the GPUs of this machine are called.
+    devices: Vec<String>,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],
@@ -193,7 +199,7 @@ struct Run<'a, 'l> {
     /// Starts that are told once what they build on is durable, so that the story has an order.
     untold_starts: BTreeMap<NodeId, RunEvent>,
     committer: Option<Committer>,
-    reaper: Option<Reaper>,
+    executor: Box<dyn Executor>,
     forced: Vec<bool>,
     frozen: Vec<bool>,
     signals_seen: u32,
@@ -212,18 +218,10 @@ impl Run<'_, '_> {
             nodes,
         });
         let result = self.until_all_final(wakes);
-        if result.is_err() {
-            // The store or the run's own files failed: nothing more can be kept, and no child may go on.
-            self.running.values().for_each(|attempt| attempt.control.kill());
-        }
-        for attempt in self.running.values_mut() {
-            attempt.join();
-        }
+        // Where the store or the run's own files failed, nothing more can be kept, and no child may go on.
+        self.executor.finish();
         if let Some(committer) = self.committer.take() {
             committer.finish();
-        }
-        if let Some(reaper) = self.reaper.take() {
-            reaper.dismiss();
         }
         result?;
         self.finish()
@@ -234,10 +232,14 @@ impl Run<'_, '_> {
             self.resolve_keys()?;
             self.start_attempts()?;
             self.tell_cached();
+            self.executor.poll()?;
             if self.scheduler.all_final() && self.uncommitted.is_empty() && self.running.is_empty() {
                 return Ok(());
             }
             self.recorder.flush();
+            if let Some(committer) = self.committer.as_ref().filter(|_| self.running.is_empty()) {
+                committer.now();
+            }
             match wakes.recv_timeout(POLL) {
                 Ok(wake) => {
                     self.take(wake)?;
@@ -255,11 +257,8 @@ impl Run<'_, '_> {
     fn take(&mut self, wake: Wake) -> Result<(), RunError> {
         match wake {
             Wake::Attempt(Message::Report(id, report)) => self.take_report(id, report),
-            Wake::Attempt(Message::Group(group, alive)) => match &mut self.reaper {
-                Some(reaper) if alive => reaper.guard(group),
-                Some(reaper) => reaper.release(group),
-                None => {}
-            },
+            // Programs of the author's are the executor's affair.
+            Wake::Attempt(Message::Group(..)) => {}
             Wake::Attempt(Message::Ended(id, ended)) => self.take_end(id, *ended)?,
             Wake::Committed(committed) => self.take_commit(committed)?,
         }
@@ -282,7 +281,8 @@ impl Run<'_, '_> {
         if self.cached.is_empty() {
             return;
         }
-        let cached = std::mem::take(&mut self.cached);
+        let mut cached = std::mem::take(&mut self.cached);
+        cached.sort_unstable();
         let nodes = cached.iter().take(LISTED).map(|id| self.plan.node(*id).name.clone()).collect();
         self.emit(RunEvent::Cached { count: cached.len() as u64, nodes });
     }
@@ -297,7 +297,8 @@ impl Run<'_, '_> {
         };
         let key = |id: NodeId| self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
         let nodes: Vec<_> = self.plan.ids().map(|id| (self.scheduler.state(id), key(id))).collect();
-        self.record.end(&self.store, self.plan, &nodes, outcome, self.summary)?;
+        let listing = self.record.end(&self.store, self.plan, &nodes, outcome, self.summary)?;
+        self.leave_standing(outcome, listing)?;
         self.keys.save()?;
         let seconds = self.begun.elapsed().as_secs_f64();
         self.emit(RunEvent::RunFinished { outcome, summary: self.summary, seconds });
@@ -308,6 +309,21 @@ impl Run<'_, '_> {
             summary: self.summary,
             failures: std::mem::take(&mut self.report_failures),
         })
+    }
+
+    /// Once everything is in the store, the next run need not plan again to see that.
+    fn leave_standing(&mut self, outcome: RunOutcome, listing: Digest) -> Result<(), RunError> {
+        let Some(basis) = self.options.basis.clone().filter(|_| outcome == RunOutcome::Done) else { return Ok(()) };
+        let of = |id: NodeId| {
+            let key = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
+            key.zip(self.outputs[id.index()].clone()).filter(|_| self.scheduler.state(id) != NodeState::Outside)
+        };
+        if let Some(standing) = Standing::of(self.plan, listing, basis, self.keys.files(), of)?
+            && let Err(error) = standing.write(&self.store.cache_dir())
+        {
+            tracing::debug!(%error, "what stands is not kept");
+        }
+        Ok(())
     }
 
     fn emit(&mut self, event: RunEvent) {

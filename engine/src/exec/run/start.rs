@@ -9,16 +9,17 @@ use super::{Run, RunError, RunningAttempt, Wake};
 use crate::{
     event::{Failure, RunEvent},
     exec::{
-        attempt::{Attempt, Control},
+        attempt::Attempt,
         committer::Committer,
         keys::{KeyError, NodeOutputs},
-        reaper::Reaper,
         record::now_ms,
+        slots,
     },
+    fetch,
     graph::NodeId,
     key::StageKey,
     plan::with_files,
-    stage::Job,
+    stage::{Device, Job, Places},
 };
 
 impl Run<'_, '_> {
@@ -103,8 +104,10 @@ impl Run<'_, '_> {
         let node = self.plan.node(id);
         self.nodes[id.index()].attempts += 1;
         let attempt = self.nodes[id.index()].attempts;
-        self.prepare_machinery(node.entry.open)?;
-        let params = match with_files(&node.params, &self.plan.folder) {
+        self.prepare_machinery()?;
+        let downloads = fetch::folder(&self.store);
+        let places = Places { folder: &self.plan.folder, downloads: Some(&downloads) };
+        let params = match with_files(&node.params, places) {
             Ok(params) => params,
             Err(error) => {
                 let failure =
@@ -115,7 +118,11 @@ impl Run<'_, '_> {
         let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
         let mut job = Job {
             seed: node.seed,
-            device: node.device,
+            // A child sees the devices that it was granted, numbered anew.
+            device: match node.device {
+                Device::Cuda(_) if !self.scheduler.devices_of(id).is_empty() => Device::Cuda(0),
+                other => other,
+            },
             dtype: node.dtype,
             threads: node.threads(),
             metrics: folder.join("metrics.tsv"),
@@ -137,6 +144,8 @@ impl Run<'_, '_> {
         }
         let work = Attempt {
             node: id,
+            key,
+            decl: Arc::clone(&node.decl),
             entry: node.entry,
             params,
             knobs: node.knobs.clone(),
@@ -145,29 +154,23 @@ impl Run<'_, '_> {
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
             log: self.log_path(id)?,
+            visible: slots::visible(self.scheduler.devices_of(id), &self.devices),
             program: self.options.program.clone(),
         };
-        let control = Control::default();
-        let thread = {
-            let (store, control, tell) = (Arc::clone(&self.store), control.clone(), self.tell.clone());
-            std::thread::Builder::new().name("attempt".to_owned()).spawn(move || {
-                work.run(&store, &control, &|message| drop(tell.send(Wake::Attempt(message))));
-            })?
-        };
+        let log = self.executor.submit(work)?.into_string();
         self.scheduler.started(id)?;
         let started = Instant::now();
+        let timeout = node.decl.timeout.filter(|_| !self.executor.keeps_time());
         let running = RunningAttempt {
-            control,
             started_at: now_ms(),
-            deadline: node.decl.timeout.map(|seconds| started + Duration::from_secs_f64(seconds)),
+            deadline: timeout.map(|seconds| started + Duration::from_secs_f64(seconds)),
             timed_out: false,
             killed: false,
-            thread: Some(thread),
         };
         self.running.insert(id, running);
         self.tell_cached();
         let (node, kind) = (node.name.clone(), node.entry.kind.to_owned());
-        let started = RunEvent::Started { node, kind, key: key.to_string(), attempt };
+        let started = RunEvent::Started { node, kind, key: key.to_string(), attempt, log };
         if self.plan.node(id).needs().any(|needed| self.uncommitted.contains(&needed)) {
             self.untold_starts.insert(id, started);
         } else {
@@ -177,7 +180,7 @@ impl Run<'_, '_> {
     }
 
     /// What is only needed once something runs.
-    pub(super) fn prepare_machinery(&mut self, program_of_the_author: bool) -> Result<(), RunError> {
+    pub(super) fn prepare_machinery(&mut self) -> Result<(), RunError> {
         if self.committer.is_none() {
             self.record.begin(&self.store)?;
             let tell = self.tell.clone();
@@ -185,9 +188,6 @@ impl Run<'_, '_> {
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
             fs_err::create_dir_all(self.record.logs(&self.store)?)?;
             self.record.gather_provenance(&self.options.program, &self.plan.folder);
-        }
-        if program_of_the_author && self.reaper.is_none() {
-            self.reaper = Some(Reaper::start(&self.options.program)?);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Run, RunError};
-use crate::{event::RunEvent, graph::NodeId};
+use crate::{event::RunEvent, exec::executor::Cancel, graph::NodeId};
 
 /// How long a stage may take to save its checkpoint after its time-out.
 const GRACE: Duration = Duration::from_secs(30);
@@ -17,21 +17,19 @@ impl Run<'_, '_> {
             self.signals_seen = signals;
             self.emit(RunEvent::Stopping { gently });
             self.cancel_rest()?;
-            for attempt in self.running.values_mut() {
-                if gently { attempt.control.ask_to_stop() } else { attempt.control.kill() }
-            }
+            self.end_running(if gently { Cancel::Gently } else { Cancel::AtOnce })?;
         }
         let now = Instant::now();
-        for attempt in self.running.values_mut() {
+        for (id, attempt) in &mut self.running {
             match attempt.deadline {
                 Some(deadline) if now >= deadline && !attempt.timed_out => {
                     attempt.timed_out = true;
                     attempt.deadline = Some(now + GRACE);
-                    attempt.control.ask_to_stop();
+                    self.executor.cancel(*id, Cancel::Gently);
                 }
                 Some(deadline) if now >= deadline && !attempt.killed => {
                     attempt.killed = true;
-                    attempt.control.kill();
+                    self.executor.cancel(*id, Cancel::AtOnce);
                 }
                 _ => {}
             }
@@ -50,6 +48,26 @@ impl Run<'_, '_> {
                     None => self.scheduler.must_run(id)?,
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Ends what runs; where the run was told to leave it, what can go on without this process does.
+    fn end_running(&mut self, how: Cancel) -> Result<(), RunError> {
+        let running: Vec<NodeId> = self.running.keys().copied().collect();
+        for id in running {
+            let left = if self.options.detach { self.executor.leave(id) } else { None };
+            let Some(job) = left else {
+                self.executor.cancel(id, how);
+                continue;
+            };
+            self.running.remove(&id);
+            if let Some(started) = self.untold_starts.remove(&id) {
+                self.emit(started);
+            }
+            self.cancel(id)?;
+            let node = self.plan.node(id).name.clone();
+            self.emit(RunEvent::Left { node, job });
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub enum Role {
 
 /// A weight, dense or as two factors.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "some dozens in a model, in layers that are boxed")]
 pub enum Weight {
     /// `[out, in]` or `[out, in * kh * kw]`.
     Dense(Tensor<2>),
@@ -225,6 +226,8 @@ impl Layer {
             }
             _ => (left, right),
         };
+        // Its name is the one that a stored model's has.
+        let norm = norm.map(|norm| BatchNorm { path: format!("{}.bn", self.path), ..norm });
         self.weight = Weight::Factored(Factors { u, v, form, rank, norm });
         Ok(())
     }
@@ -298,8 +301,9 @@ impl Layer {
         let y = match &self.weight {
             Weight::Dense(weight) => ops::conv2d(x, weight.clone(), &conv),
             Weight::Factored(factors) => {
-                let kept = pass.rank_of(&self.path);
-                let rank = kept.map_or(factors.rank, |kept| kept.min(factors.rank));
+                // A BatchNorm between has seen all components.
+                let kept = pass.rank_of(&self.path).filter(|_| factors.norm.is_none());
+                let rank = kept.map_or(factors.rank, |kept| kept.clamp(1, factors.rank));
                 let (u, v) = factors.prefix(kept);
                 let [Geometry::Conv(inner), Geometry::Conv(outer)] = self.geometry.factors(factors.form, rank) else {
                     unreachable!("the factors of a convolution are convolutions")

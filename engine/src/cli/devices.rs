@@ -1,0 +1,76 @@
+//! `sepia devices`.
+
+use serde_json::json;
+
+use super::{
+    args::{self, Format},
+    exit::{Exit, Failure},
+    output,
+};
+use crate::{
+    device::{Gpu, Gpus},
+    exec::slots::{machine_memory, machine_threads},
+    report::figures::bytes,
+    stage::{Dtype, Registry},
+};
+
+/// Lists what stages can compute on. A GPU is listed even by a binary that cannot use it, which then says so.
+pub(super) fn devices(registry: Registry, args: &args::Devices) -> Result<Exit, Failure> {
+    let gpus = Gpus::probe();
+    match args.format {
+        Format::Json => output::json(&as_json(&gpus, registry.cuda())),
+        Format::Text => output::data(&text(&gpus, registry.cuda(), (machine_threads(), machine_memory()))),
+    }
+    Ok(Exit::Fine)
+}
+
+fn text(gpus: &Gpus, built: bool, (threads, memory): (usize, u64)) -> String {
+    let mut out = format!("cpu     {threads} threads, {}, f32\n", bytes(memory));
+    for gpu in gpus.all() {
+        let (major, minor) = gpu.compute_capability;
+        let driver = gpus.driver.as_deref().unwrap_or("?");
+        out.push_str(&format!(
+            "cuda:{}  {}, {}, compute capability {major}.{minor}, driver {driver}, {}\n",
+            gpu.number,
+            gpu.name,
+            bytes(gpu.memory_bytes),
+            names(gpu).join(" "),
+        ));
+    }
+    let why = gpus.why_none().map(|why| (why.to_string(), why.help()));
+    let not_built =
+        (!built).then(|| (crate::device::NoGpu::NotBuilt.to_string(), crate::device::NoGpu::NotBuilt.help()));
+    for (why, help) in why.into_iter().chain(not_built) {
+        out.push_str(&format!("no cuda: {why}\n  help: {help}\n"));
+    }
+    out
+}
+
+fn as_json(gpus: &Gpus, built: bool) -> serde_json::Value {
+    let list: Vec<_> = gpus
+        .all()
+        .iter()
+        .map(|gpu| {
+            let (major, minor) = gpu.compute_capability;
+            json!({
+                "device": format!("cuda:{}", gpu.number),
+                "name": gpu.name,
+                "uuid": gpu.uuid,
+                "memory_bytes": gpu.memory_bytes,
+                "compute_capability": format!("{major}.{minor}"),
+                "dtypes": names(gpu),
+            })
+        })
+        .collect();
+    json!({
+        "cuda_built": built,
+        "driver": gpus.driver,
+        "gpus": list,
+        "why_none": gpus.why_none().map(ToString::to_string),
+        "cpu": { "threads": machine_threads(), "memory_bytes": machine_memory() },
+    })
+}
+
+fn names(gpu: &Gpu) -> Vec<&'static str> {
+    gpu.dtypes().into_iter().map(Dtype::name).collect()
+}
