@@ -331,7 +331,7 @@ mod tests {
     fn the_weight_of_the_nuclear_norm_per_step_is_stated() {
         let every = TrpParams { nuclear_at: NuclearAt::Step, ..TrpParams::default() };
         assert_eq!(every.nuclear_per_step(), 3e-4);
-        assert_eq!(TrpParams::default().nuclear_per_step(), 1.5e-5);
+        assert!((TrpParams::default().nuclear_per_step() - 1.5e-5).abs() < 1e-12);
         let mut model = resnet();
         let mut trp = Trp::new(&every, &model).unwrap();
         trp.before_step(0, &mut model).unwrap();
