@@ -296,8 +296,15 @@ fn an_older_database_is_brought_up_to_date_on_a_copy() {
     let connection = Connection::open(&path).unwrap();
     let first = crate::database::schema_tables(1).unwrap();
     let tables = crate::database::schema_tables(crate::database::newest_schema()).unwrap();
+    connection.execute_batch("DROP VIEW metric_summaries; CREATE VIEW metric_summaries AS SELECT 1").unwrap();
     for (name, _) in tables.iter().filter(|table| !first.contains(table)) {
-        connection.execute_batch(&format!("DROP TABLE {name}")).unwrap();
+        let older = first.iter().find(|(older, _)| older == name);
+        let older = older.map(|(_, sql)| {
+            let columns = "execution, name, points, last, lowest, highest";
+            assert_eq!(name, "metric_ends");
+            format!("ALTER TABLE {name} RENAME TO newer; {sql}; INSERT INTO {name} SELECT {columns} FROM newer; DROP TABLE newer")
+        });
+        connection.execute_batch(&older.unwrap_or_else(|| format!("DROP TABLE {name}"))).unwrap();
     }
     connection.pragma_update(None, "user_version", 1).unwrap();
     drop(connection);

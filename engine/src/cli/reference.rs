@@ -155,16 +155,16 @@ mod tests {
         insta::assert_snapshot!(out, @r#"
 
         parameters
+          inner  [table]
+          inner.iterations = 2  [whole number]
+              Steps.
           max_steps (required)  [whole number]
               Updates.
+          maybe  [whole number]
           rates = []  [list of number]
               Rates,
               in any order.
           side = "left"  [`left`, `right`]
-          inner  [table]
-          inner.iterations = 2  [whole number]
-              Steps.
-          maybe  [whole number]
         "#);
     }
 }
