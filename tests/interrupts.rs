@@ -40,7 +40,9 @@ fn interrupted(interrupt: impl Fn(&Project, &mut Child)) -> (Project, Vec<(Strin
 
 /// Whether the events of some run of the project contain a text.
 fn told(project: &Project, text: &str) -> bool {
-    let Ok(runs) = std::fs::read_dir(project.path(".sepia/runs")) else { return false };
+    let Ok(runs) = std::fs::read_dir(project.path(".sepia/runs")) else {
+        return false;
+    };
     runs.filter_map(Result::ok)
         .any(|run| std::fs::read_to_string(run.path().join("events.jsonl")).is_ok_and(|events| events.contains(text)))
 }
@@ -101,7 +103,9 @@ fn a_killed_child_is_a_failed_stage_and_the_run_says_how() {
 
 fn children_of(parent: u32) -> Vec<i32> {
     let mut found = Vec::new();
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else { return found };
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
+        return found;
+    };
     for task in tasks.filter_map(Result::ok) {
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
         found.extend(children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));

@@ -38,7 +38,9 @@ expected="$(outputs --store whole)"
 done_runs=0
 for i in $(seq "$kills"); do
   "$sepia" run pipeline.toml --store killed -q & parent=$!
-  sleep "0.$(printf '%03d' $((RANDOM % 900)))"
+  # Up to 2.5 s: before, between and after checkpoints, which come every second.
+  moment=$((RANDOM % 2500))
+  sleep "$(printf '%d.%03d' $((moment / 1000)) $((moment % 1000)))"
   children="$(cat /proc/$parent/task/*/children 2>/dev/null || true)"
   case $((RANDOM % 3)) in
     0) kill -9 "$parent" 2>/dev/null || true ;;

@@ -21,7 +21,7 @@ fn main() {
     let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
     type Part = (&'static str, fn(&Utf8Path));
-    let parts: [Part; 7] = [
+    let parts: [Part; 9] = [
         ("opening", opening),
         ("look_up", look_up),
         ("large_file", large_file),
@@ -29,6 +29,8 @@ fn main() {
         ("tiny_outputs", tiny_outputs),
         ("input_files", input_files),
         ("metrics", metrics),
+        ("merge", merge),
+        ("folder_remote", folder_remote),
     ];
     for (name, part) in parts {
         if only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
@@ -279,4 +281,94 @@ fn metrics(root: &Utf8Path) {
     drop(store);
     let bytes = std::fs::metadata(path.join("results.db")).unwrap().len();
     println!("{:<64} {:>10.1} MB", "database with 1,000,000 metric rows", bytes as f64 / 1e6);
+}
+
+/// Two databases of 10,000 executions and 1,000,000 metric rows each, united.
+fn merge(root: &Utf8Path) {
+    let fill = |name: &str, first: usize| {
+        let store = open(&root.join(name));
+        let mut records: Vec<Record> = Vec::new();
+        for i in first..first + 10_000 {
+            let mut metrics = Metrics::default();
+            (0..50).for_each(|step| {
+                let value = f64::from(u32::try_from(i).unwrap()) / f64::from(u32::try_from(step + 1).unwrap());
+                metrics.push("train_loss", Some(step), value);
+                metrics.push("lr", Some(step), value / 3.0);
+            });
+            records.push(Record { metrics, outputs: Vec::new(), ..bare_record(i) });
+        }
+        records.chunks(512).for_each(|some| drop(store.commit(some).unwrap()));
+        store
+    };
+    let (ours, theirs) = (fill("merge-ours", 0), fill("merge-theirs", 100_000));
+    let path = theirs.root().join("results.db");
+    let (cost, merged) = time(|| ours.merge(&path, false, |_, _| ()).unwrap());
+    assert_eq!(merged.records, 10_000);
+    report("merge 10,000 executions with 1,000,000 metric rows", vec![cost]);
+    rounds("merge the same once more", 5, || drop(ours.merge(&path, false, |_, _| ()).unwrap()));
+}
+
+fn bare_record(i: usize) -> Record {
+    Record {
+        schema: RECORD_SCHEMA,
+        key: key(i),
+        key_inputs: json!({"kind": "train", "version": 1, "seed": 0, "params": {"lr": 0.001}}),
+        kind: "train".into(),
+        stage_version: 1,
+        node: format!("train[lr={i}]"),
+        run: format!("run-{}", i / 1000),
+        outcome: Outcome::Done,
+        error: None,
+        started_at: 1_700_000_000_000 + i64::try_from(i).unwrap(),
+        wall_seconds: 0.001,
+        cpu_seconds: 0.001,
+        peak_memory_bytes: 1 << 20,
+        seed: 0,
+        params: json!({"lr": 0.001, "model": {"d_model": 128, "n_layer": 4}}).as_object().unwrap().clone(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        metrics: Metrics::default(),
+        provenance: json!({"host": "host", "sepia": "0.1.0"}),
+    }
+}
+
+/// 1 GiB to a folder remote and back, beside `cp`.
+fn folder_remote(root: &Utf8Path) {
+    let (ours, theirs) = (open(&root.join("push")), open(&root.join("pull")));
+    let mut random = blake3::Hasher::new().finalize_xof();
+    let mut bytes = vec![0; 256 << 20];
+    for i in 0..4 {
+        random.fill(&mut bytes);
+        let path = root.join("big");
+        std::fs::write(&path, &bytes).unwrap();
+        let object = ours.insert(&path, &hash_output(&path).unwrap()).unwrap();
+        let output = RecordOutput { port: "out".into(), object };
+        ours.commit(&[Record { outputs: vec![output], ..bare_record(i) }]).unwrap();
+    }
+    drop(bytes);
+    let copy = |sync: bool| {
+        let to = root.join("copy");
+        let line = format!("cp -r {} {to} {}", ours.root().join("objects"), if sync { "&& sync -f ." } else { "" });
+        let status = std::process::Command::new("sh").args(["-c", &line]).current_dir(root).status().unwrap();
+        assert!(status.success());
+        to
+    };
+    for (what, sync) in [("cp, 1 GiB", false), ("cp and sync, 1 GiB", true)] {
+        let costs = (0..3).map(|_| {
+            let (cost, to) = time(|| copy(sync));
+            std::fs::remove_dir_all(to).unwrap();
+            cost
+        });
+        report(what, costs.collect());
+    }
+    for store in [&ours, &theirs] {
+        store.add_remote("lab", root.join("lab").as_str(), true).unwrap();
+    }
+    let all = sepia_cache::What::default();
+    let (cost, pushed) = time(|| ours.push(&ours.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
+    assert_eq!(pushed.bytes, 1 << 30);
+    report("push 1 GiB to a folder (durable)", vec![cost]);
+    let (cost, pulled) = time(|| theirs.pull(&theirs.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
+    assert_eq!(pulled.bytes, 1 << 30);
+    report("pull 1 GiB from a folder (durable)", vec![cost]);
 }

@@ -4,6 +4,8 @@
 //! listings, records, keys, plans) goes through [`Digest::derive`] with a domain, so that a file whose bytes happen to
 //! be the canonical form of a record never has that record's id.
 
+mod large;
+
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
@@ -53,8 +55,19 @@ impl Digest {
         Ok(Self::of_open_file(&file, size, path)?.0)
     }
 
-    /// The digest of an open file from its current position, and how many bytes that was; `expected` is a good guess.
+    /// The digest of an open file that has just been opened, and how many bytes that was; `expected` is a good guess.
     pub(crate) fn of_open_file(mut file: &File, expected: u64, path: &Utf8Path) -> Result<(Self, u64)> {
+        if expected >= large::LARGE {
+            match large::hash(file, expected) {
+                // It may have grown meanwhile.
+                Ok(hash) if file.metadata().at("read", path)?.len() == expected => {
+                    return Ok((Self(*hash.as_bytes()), expected));
+                }
+                Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => return Err(e).at("read", path),
+                // What it is now is read one piece after the other, up to wherever it ends.
+                _ => {}
+            }
+        }
         // One byte more than the file should have, so that the first read also finds its end.
         let room = usize::try_from(expected).map_or(PIECE, |len| len.saturating_add(1).min(PIECE));
         let mut piece = vec![0; room.max(4096)];
@@ -188,10 +201,26 @@ mod tests {
     fn files_of_every_size_hash_as_their_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("x")).unwrap();
-        for size in [0, 1, 4095, 4096, 4097, PIECE / 4, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 3 * PIECE + 7] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
-            std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes), "{size} bytes");
+        let large = usize::try_from(large::LARGE).unwrap();
+        let bytes: Vec<u8> = (0..251u8).collect::<Vec<_>>().repeat((9 << 20) / 251 + 1);
+        for size in
+            [0, 1, 4095, 4096, 4097, PIECE / 4, PIECE - 1, PIECE, PIECE + 1, large - 1, large, large + 1025, 9 << 20]
+        {
+            std::fs::write(&path, &bytes[..size]).unwrap();
+            assert_eq!(Digest::of_file(&path).unwrap(), Digest::of_bytes(&bytes[..size]), "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_as_long_as_was_thought_is_hashed_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("x")).unwrap();
+        let bytes = vec![7u8; 9 << 20];
+        std::fs::write(&path, &bytes).unwrap();
+        for expected in [8 << 20, 10 << 20, 0] {
+            let file = File::open(&path).unwrap();
+            let (digest, length) = Digest::of_open_file(&file, expected, &path).unwrap();
+            assert_eq!((digest, length), (Digest::of_bytes(&bytes), 9 << 20), "{expected}");
         }
     }
 

@@ -178,6 +178,40 @@ pub enum StoreError {
         /// The first few that fit.
         matches: Vec<String>,
     },
+    /// Text or a file that should have been a key or a signature.
+    #[error(
+        "`{text}` is not a key of Sepia's: expected `ed25519:` and 64 hexadecimal digits; `sepia key new` makes one"
+    )]
+    BadKey {
+        /// The text, or the file.
+        text: String,
+    },
+    /// Something that came from elsewhere is not what it should be. Nothing of it was taken.
+    #[error("{source_name} is refused: {why} (nothing was changed)")]
+    Refused {
+        /// The database, the remote and object, ...
+        source_name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No remote of this name, or several and no name.
+    #[error("{}", no_remote(name, known))]
+    NoRemote {
+        /// What was asked for; empty, if nothing was.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A remote did not do what it was asked.
+    #[error("the remote {remote} cannot {action}: {why}")]
+    Remote {
+        /// Its address.
+        remote: String,
+        /// `read records/...`
+        action: String,
+        /// Its answer.
+        why: String,
+    },
     /// The file system does not lock files.
     #[error("cannot lock {path}: {source}; the store needs a file system with flock (Lustre: mount with -o flock)")]
     NoLocks {
@@ -198,6 +232,14 @@ pub enum StoreError {
     #[cfg(test)]
     #[error("stopped before `{0}`")]
     StoppedByTest(&'static str),
+}
+
+fn no_remote(name: &str, known: &[String]) -> String {
+    let known = match known {
+        [] => "this store has none; `sepia remote add NAME URL` adds one".to_owned(),
+        known => format!("there are {}", known.join(", ")),
+    };
+    if name.is_empty() { format!("say which remote: {known}") } else { format!("there is no remote `{name}`: {known}") }
 }
 
 /// `Result` with [`StoreError`].

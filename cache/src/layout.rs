@@ -9,6 +9,8 @@
 //!   trees/ab/<62 hex>/    folder outputs, as the stage wrote them
 //!   trees/ab/<62 hex>.json  ... and their listings
 //!   records/<run>.jsonl   the records of one run, one a line, append-only
+//!   records/import-*.jsonl, trusted-*.jsonl  records that came from elsewhere, and whether their source was trusted
+//!   records/signatures.sig  who vouches for which record
 //!   runs/<run>/           what is known of one run (run.json, nodes.jsonl) and its logs
 //!   plans/<64 hex>.json   the node listings that runs refer to
 //!   attempts/<run>/       private folders of running attempts
@@ -88,6 +90,11 @@ impl Layout {
 
     pub(crate) fn records(&self, run: &str) -> Utf8PathBuf {
         self.root.join("records").join(format!("{run}.jsonl"))
+    }
+
+    /// Where the signatures of records lie.
+    pub(crate) fn signatures(&self) -> Utf8PathBuf {
+        self.root.join("records").join("signatures.sig")
     }
 
     pub(crate) fn run(&self, run: &str) -> Utf8PathBuf {

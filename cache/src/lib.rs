@@ -31,6 +31,10 @@
 //! | `commit` | the order in which a result comes to count |
 //! | `lock` | locks between processes |
 //! | `file_digests` | digests of files outside the store, remembered by `stat` |
+//! | `merge` | records from elsewhere: checked, then united with ours |
+//! | `sign` | signatures and trust |
+//! | `remote` | folders that hold objects and records for several people |
+//! | `transfer` | push and pull |
 //! | `upkeep` | size, verification, garbage collection |
 
 mod commit;
@@ -43,11 +47,15 @@ mod error;
 mod file_digests;
 mod layout;
 mod lock;
+mod merge;
 mod object;
 mod record;
+mod remote;
+mod sign;
 mod store;
 #[cfg(test)]
 mod test_support;
+mod transfer;
 mod upkeep;
 
 pub use database::{
@@ -58,9 +66,14 @@ pub use digest::Digest;
 pub use error::{Result, StoreError};
 pub use file_digests::FileDigests;
 pub use lock::{KeyLock, RunLock};
+pub use merge::{Divergence, Merged, Variant};
 pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKind, ObjectRef, hash_output};
+pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
+pub use remote::{OpenRemote, Probe, RemoteConfig};
 /// For [`Store::query`].
 pub use rusqlite;
+pub use sign::{PublicKey, Signature, SigningKey, Trust};
 pub use store::{OpenMode, Store};
+pub use transfer::{Outputs, Progress, Pulled, Pushed, What};
 pub use upkeep::{Damaged, GcPolicy, GcReport, Leftover, Usage, UsageOf, Verification, VerifyProgress};

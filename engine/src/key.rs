@@ -25,11 +25,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sepia_cache::Digest;
+use sepia_cache::{Digest, write_canonical, write_canonical_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::canonical::{write_canonical, write_string};
 
 /// Version of the table above. Raised when it changes.
 pub const KEY_SCHEMA: u32 = 1;
@@ -98,7 +96,7 @@ impl KeyInputs {
         use std::fmt::Write as _;
         let mut out = String::with_capacity(512);
         let optional = |out: &mut String, text: &Option<String>| match text {
-            Some(text) => write_string(out, text),
+            Some(text) => write_canonical_text(out, text),
             None => out.push_str("null"),
         };
         out.push_str("{\"device\":");
@@ -110,7 +108,7 @@ impl KeyInputs {
             if at > 0 {
                 out.push(',');
             }
-            write_string(&mut out, port);
+            write_canonical_text(&mut out, port);
             out.push_str(":[");
             for (at, digest) in digests.iter().enumerate() {
                 let _ = write!(out, "{}\"{digest}\"", if at > 0 { "," } else { "" });
@@ -118,7 +116,7 @@ impl KeyInputs {
             out.push(']');
         }
         out.push_str("},\"kind\":");
-        write_string(&mut out, &self.kind);
+        write_canonical_text(&mut out, &self.kind);
         out.push_str(",\"params\":");
         write_canonical(&mut out, &self.params);
         let _ = write!(out, ",\"schema\":{},\"seed\":", self.schema);

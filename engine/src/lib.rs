@@ -3,12 +3,12 @@
 //! The phases, each of which takes the previous one's type: [`manifest`] (text to `Manifest`), [`plan`] (`Manifest` and
 //! registry to `Plan`), [`graph`], [`key`], [`exec`]. Whatever happens is told as a [`event::RunEvent`].
 
-pub mod canonical;
 pub mod cli;
 pub mod device;
 pub mod diagnostic;
 pub mod event;
 pub mod exec;
+pub mod fetch;
 pub mod graph;
 pub mod key;
 pub mod manifest;

@@ -12,6 +12,8 @@ if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet torch numpy
 fi
+# As `sepia` starts its stages: freed pages are kept for the next step.
+export MIMALLOC_PURGE_DELAY=-1
 cargo bench --quiet -p sepia-stages --bench train_step --no-run
 round=1
 while [ "$round" -le "$rounds" ]; do

@@ -6,6 +6,7 @@
 
 pub mod data;
 pub mod device;
+pub mod factor;
 pub mod linalg;
 pub mod method;
 pub mod metric;

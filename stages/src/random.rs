@@ -26,6 +26,11 @@ impl Rng {
         (wide >> 64) as u64
     }
 
+    /// Fills a slice with random bytes.
+    pub fn bytes(&mut self, out: &mut [u8]) {
+        self.0.fill_bytes(out);
+    }
+
     /// Uniform in `(0, 1]`, with 53 random bits.
     fn unit(&mut self) -> f64 {
         ((self.0.next_u64() >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64)

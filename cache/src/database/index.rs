@@ -4,7 +4,7 @@
 //! process commits is seen at once. What others commit is seen after [`Index::refresh`], and after this process has taken
 //! the lock of a key: so the order "look up, lock, look up again" never computes what another process has just committed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::object::ObjectRef;
 use crate::record::RecordId;
+use crate::sign::Trust;
 use crate::store::Store;
 
 /// Up to this many executions the whole table is read at once.
@@ -40,6 +41,7 @@ pub struct Hit {
 #[derive(Debug)]
 pub struct Index {
     database: Arc<Database>,
+    trust: Trust,
     loaded: Option<Mutex<Loaded>>,
 }
 
@@ -79,11 +81,25 @@ impl Store {
     pub fn index(&self) -> Result<Index> {
         Index::new(Arc::clone(&self.database), SMALL)
     }
+
+    /// Whether a record may be used as a result: it was made here, or its source or its signer is trusted.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn is_trusted(&self, record: &RecordId) -> Result<bool> {
+        let trust = self.database.trust();
+        let record = record.to_string();
+        self.database.with(|connection| {
+            let mut untrusted = connection.prepare_cached("SELECT 1 FROM imports WHERE record = ? AND trusted = 0")?;
+            Ok(trust.everything || !untrusted.exists([&record])? || is_vouched_for(connection, &record, &trust)?)
+        })
+    }
 }
 
 impl Index {
     fn new(database: Arc<Database>, small: i64) -> Result<Self> {
         let looks = database.looks.load(Ordering::Relaxed);
+        let trust = database.trust();
         let loaded = database.with(|connection| {
             let rows: i64 =
                 connection.query_row("SELECT coalesce(max(execution), 0) FROM executions", [], |row| row.get(0))?;
@@ -91,10 +107,10 @@ impl Index {
                 return Ok(None);
             }
             let mut loaded = Loaded { seen: (looks, connection.total_changes()), ..Loaded::default() };
-            loaded.read_new(connection)?;
+            loaded.read_new(connection, &trust)?;
             Ok(Some(Mutex::new(loaded)))
         })?;
-        Ok(Self { database, loaded })
+        Ok(Self { database, trust, loaded })
     }
 
     /// The good records for a key, newest first.
@@ -103,14 +119,14 @@ impl Index {
     /// Those of the database.
     pub fn candidates(&self, key: &Digest) -> Result<Vec<Hit>> {
         let Some(loaded) = &self.loaded else {
-            return self.database.with(|connection| point_look_up(connection, key));
+            return self.database.with(|connection| point_look_up(connection, key, &self.trust));
         };
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.newest.contains_key(key) {
             return Ok(loaded.hits(key));
         }
         let looks = self.database.looks.load(Ordering::Relaxed);
-        self.database.with(|connection| loaded.refresh(connection, looks))?;
+        self.database.with(|connection| loaded.refresh(connection, looks, &self.trust))?;
         Ok(loaded.hits(key))
     }
 
@@ -134,7 +150,7 @@ impl Index {
         self.database.look_again();
         let looks = self.database.looks.load(Ordering::Relaxed);
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        self.database.with(|connection| loaded.refresh(connection, looks))
+        self.database.with(|connection| loaded.refresh(connection, looks, &self.trust))
     }
 }
 
@@ -153,21 +169,22 @@ impl Loaded {
     }
 
     /// Reads new rows if this process has changed the database or has been told to look.
-    fn refresh(&mut self, connection: &Connection, looks: u64) -> rusqlite::Result<()> {
+    fn refresh(&mut self, connection: &Connection, looks: u64, trust: &Trust) -> rusqlite::Result<()> {
         // Both are taken before the rows: what happens in between is read again rather than missed.
         let now = (looks, connection.total_changes());
         if now != self.seen {
-            self.read_new(connection)?;
+            self.read_new(connection, trust)?;
             self.seen = now;
         }
         Ok(())
     }
 
-    fn read_new(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn read_new(&mut self, connection: &Connection, trust: &Trust) -> rusqlite::Result<()> {
         // Two scans side by side, both in the order of executions: no row is searched for. One read transaction, so that
         // both see the same state.
         let transaction = connection.unchecked_transaction()?;
         {
+            let distrusted = distrusted(&transaction, self.last, trust)?;
             let mut executions = transaction.prepare_cached(
                 "SELECT execution, key, record, run, node FROM executions WHERE execution > ? AND outcome = 'done' \
                  ORDER BY execution",
@@ -181,6 +198,10 @@ impl Loaded {
             let mut artifact = artifacts.next()?;
             while let Some(row) = executions.next()? {
                 let execution: i64 = row.get(0)?;
+                if !distrusted.is_empty() && distrusted.contains(&execution) {
+                    self.last = execution;
+                    continue;
+                }
                 let key = digest(row, 1)?;
                 let record = RecordId(digest(row, 2)?);
                 let run = self.text(row.get_ref(3)?.as_str()?);
@@ -221,15 +242,48 @@ impl Loaded {
     }
 }
 
-fn point_look_up(connection: &Connection, key: &Digest) -> rusqlite::Result<Vec<Hit>> {
+/// The executions above `last` that came from elsewhere, and for which nobody vouches who is trusted.
+fn distrusted(connection: &Connection, last: i64, trust: &Trust) -> rusqlite::Result<HashSet<i64>> {
+    if trust.everything {
+        return Ok(HashSet::new());
+    }
+    let mut statement = connection.prepare_cached(
+        "SELECT execution, record FROM imports JOIN executions USING (record) WHERE trusted = 0 AND execution > ?",
+    )?;
+    let mut rows = statement.query([last])?;
+    let mut found = HashSet::new();
+    while let Some(row) = rows.next()? {
+        if !is_vouched_for(connection, row.get_ref(1)?.as_str()?, trust)? {
+            found.insert(row.get(0)?);
+        }
+    }
+    Ok(found)
+}
+
+fn is_vouched_for(connection: &Connection, record: &str, trust: &Trust) -> rusqlite::Result<bool> {
+    let mut signed = connection.prepare_cached("SELECT 1 FROM signatures WHERE record = ? AND signer = ?")?;
+    for key in &trust.keys {
+        if signed.exists([record, &key.to_string()])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn point_look_up(connection: &Connection, key: &Digest, trust: &Trust) -> rusqlite::Result<Vec<Hit>> {
     let mut executions = connection.prepare_cached(
         "SELECT execution, record, run, node FROM executions WHERE key = ? AND outcome = 'done' ORDER BY execution DESC",
     )?;
     let mut artifacts = connection
         .prepare_cached("SELECT port, digest, type, bytes, files FROM artifacts WHERE execution = ? ORDER BY port")?;
+    let mut untrusted = connection.prepare_cached("SELECT 1 FROM imports WHERE record = ? AND trusted = 0")?;
     let mut rows = executions.query([key.to_string()])?;
     let mut hits = Vec::new();
     while let Some(row) = rows.next()? {
+        let record = row.get_ref(1)?.as_str()?;
+        if !trust.everything && untrusted.exists([record])? && !is_vouched_for(connection, record, trust)? {
+            continue;
+        }
         let mut hit = Hit {
             record: RecordId(digest(row, 1)?),
             run: row.get_ref(2)?.as_str()?.into(),

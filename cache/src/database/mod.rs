@@ -12,10 +12,12 @@
 //! | `params` (view) | one parameter by its dotted name | `execution, name` |
 //! | `metrics` (view) | one measurement | `execution, name, step` |
 //! | `metric_summaries` (view) | figure or last, lowest and highest value of a metric | `execution, name` |
+//! | `imports` | an execution that came from elsewhere | `record` |
+//! | `signatures` | who vouches for an execution | `record, signer` |
 //! | `results`, `divergences` (views) | good executions; keys with different outputs | |
 //!
 //! The views `params` and `metrics` stand on `param_values` and `metric_points`, where names are numbers. The comments in
-//! `0001_first.sql` are the reference; SQLite keeps them, so `.schema` shows them.
+//! `0001_first.sql` and the later steps are the reference; SQLite keeps them, so `.schema` shows them.
 //!
 //! The whole of a record is in the database (see `read.rs`), so a database file alone can be merged into a store.
 //!
@@ -35,15 +37,18 @@ mod runs;
 mod write;
 
 pub use index::{Hit, Index};
+pub(crate) use migrate::{APPLICATION_ID, migrate_to, newest as newest_schema, schema_tables};
+pub(crate) use open::escape;
 pub use plans::PlanNode;
+pub(crate) use plans::parse_plan;
 pub use queries::QUERIES;
 pub use read::ExecutionRow;
-pub(crate) use read::object;
+pub(crate) use read::{object, read_record};
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};
 pub use results::{MetricEnd, ParamRef, ParamValue, ResultRow};
 pub use runs::{RunCounts, RunEnd, RunNode, RunRow};
-pub(crate) use runs::{digest, insert_run_nodes};
+pub(crate) use runs::{digest, insert_run_nodes, read_run, read_run_node};
 pub(crate) use write::JournalMark;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +58,7 @@ use camino::Utf8PathBuf;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{Result, StoreError};
+use crate::sign::Trust;
 
 /// An open database; threads take turns.
 #[derive(Debug)]
@@ -60,12 +66,22 @@ pub(crate) struct Database {
     pub(crate) path: Utf8PathBuf,
     connection: Mutex<Connection>,
     looks: AtomicU64,
+    trust: Mutex<Trust>,
 }
 
 impl Database {
     fn new(path: Utf8PathBuf, connection: Connection) -> Self {
         connection.set_prepared_statement_cache_capacity(64);
-        Self { path, connection: Mutex::new(connection), looks: AtomicU64::new(0) }
+        Self { path, connection: Mutex::new(connection), looks: AtomicU64::new(0), trust: Mutex::default() }
+    }
+
+    /// Whom indexes that are made from now on trust.
+    pub(crate) fn set_trust(&self, trust: Trust) {
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes indexes ask for what other processes have committed before they next say that a key is unknown.

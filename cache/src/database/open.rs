@@ -135,7 +135,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// Percent-encodes what has a meaning in a URI.
-fn escape(path: &str) -> String {
+pub(crate) fn escape(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 

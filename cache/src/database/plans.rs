@@ -75,7 +75,7 @@ fn plan_listing(nodes: &[PlanNode]) -> String {
 }
 
 /// Reads a listing, if it is the one that `plan` names.
-pub(super) fn parse_plan(listing: &str, plan: &Digest) -> Option<Vec<PlanNode>> {
+pub(crate) fn parse_plan(listing: &str, plan: &Digest) -> Option<Vec<PlanNode>> {
     if Digest::derive(DOMAIN, listing.as_bytes()) != *plan {
         return None;
     }

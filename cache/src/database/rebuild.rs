@@ -18,6 +18,7 @@ use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{Layout, unique_sibling};
 use crate::object::unused;
 use crate::record::journal;
+use crate::sign::rebuild_signatures;
 use crate::store::Store;
 
 /// What a rebuild found.
@@ -135,6 +136,7 @@ pub(crate) fn rebuild_from_files(layout: &Layout, database: &Database) -> Result
         rebuilt.unreadable += read.unreadable;
         rebuilt.newer += read.newer;
     }
+    rebuild_signatures(layout, database)?;
     Ok(rebuilt)
 }
 
@@ -304,7 +306,9 @@ mod tests {
             let newer = rusqlite::Connection::open(&path).unwrap();
             newer.pragma_update(None, "user_version", 99).unwrap();
             newer.close().unwrap();
-            refused("the database has schema 99, this Sepia knows up to 1; use a newer Sepia (nothing was changed)");
+            let known = crate::database::newest_schema();
+            let message = "use a newer Sepia (nothing was changed)";
+            refused(&format!("the database has schema 99, this Sepia knows up to {known}; {message}"));
             std::fs::remove_file(&path).unwrap();
             let foreign = rusqlite::Connection::open(&path).unwrap();
             foreign.execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1);").unwrap();

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{check_name, write_atomically};
-use crate::record::{RecordId, canonical};
+use crate::record::RecordId;
+use crate::record::canonical::canonical_json;
 use crate::store::Store;
 
 /// How many nodes of a run ended in which way.
@@ -166,17 +167,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT run, node, key, record, outcome, because, wall_seconds FROM run_nodes WHERE run = ? ORDER BY node",
                 )?
-                .query_map([run], |row| {
-                    Ok(RunNode {
-                        run: row.get(0)?,
-                        node: row.get(1)?,
-                        key: optional_digest(row, 2)?,
-                        record: optional_digest(row, 3)?.map(RecordId),
-                        outcome: row.get(4)?,
-                        because: row.get(5)?,
-                        wall_seconds: row.get(6)?,
-                    })
-                })?
+                .query_map([run], read_run_node)?
                 .collect()
         })
     }
@@ -229,7 +220,7 @@ impl Store {
 
 fn json(value: &impl Serialize) -> String {
     // Structs of texts, numbers and JSON always serialise.
-    canonical::to_string(&serde_json::to_value(value).unwrap_or_default())
+    canonical_json(&serde_json::to_value(value).unwrap_or_default())
 }
 
 pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Result<()> {
@@ -247,7 +238,7 @@ pub(super) fn insert_run(connection: &Connection, row: &RunRow) -> rusqlite::Res
         counts.done,
         counts.failed,
         counts.skipped,
-        canonical::to_string(&row.details),
+        canonical_json(&row.details),
     ])?;
     Ok(())
 }
@@ -268,7 +259,7 @@ pub(crate) fn insert_run_nodes(connection: &Connection, nodes: &[RunNode]) -> ru
     Ok(())
 }
 
-fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+pub(crate) fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     let details: String = row.get(12)?;
     Ok(RunRow {
         run: row.get(0)?,
@@ -286,6 +277,19 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
             skipped: row.get(11)?,
         },
         details: serde_json::from_str(&details).unwrap_or_default(),
+    })
+}
+
+/// A row of `run, node, key, record, outcome, because, wall_seconds`.
+pub(crate) fn read_run_node(row: &Row<'_>) -> rusqlite::Result<RunNode> {
+    Ok(RunNode {
+        run: row.get(0)?,
+        node: row.get(1)?,
+        key: optional_digest(row, 2)?,
+        record: optional_digest(row, 3)?.map(RecordId),
+        outcome: row.get(4)?,
+        because: row.get(5)?,
+        wall_seconds: row.get(6)?,
     })
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::Database;
 use crate::crash_point;
 use crate::error::Result;
-use crate::record::{Metrics, Record, RecordId, Series, canonical};
+use crate::record::canonical::canonical_json;
+use crate::record::{Metrics, Record, RecordId, Series, journal};
 
 /// The part of a run's journal that a transaction brings into the database.
 pub(crate) struct JournalMark {
@@ -27,8 +28,19 @@ impl Database {
         crash_point::reached("insert rows")?;
         self.with(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // Of one journal's records, all have come the same way.
+            let trusted = marks.iter().find_map(|mark| journal::import_trusted(&mark.run));
             for (id, record) in records {
-                insert_record(&transaction, id, record)?;
+                let inserted = insert_record(&transaction, id, record)?;
+                if let Some(trusted) = trusted {
+                    // What was made here stays ours; what was untrusted can become trusted, never the other way round.
+                    transaction
+                        .prepare_cached(
+                            "INSERT INTO imports SELECT ?1, ?2 WHERE ?3 OR EXISTS (SELECT 1 FROM imports WHERE record = ?1) \
+                             ON CONFLICT DO UPDATE SET trusted = max(trusted, excluded.trusted)",
+                        )?
+                        .execute(params![id.to_string(), trusted, inserted])?;
+                }
             }
             for mark in marks {
                 // A gap before `from` (an earlier transaction failed) stays known as one, to be read later.
@@ -51,7 +63,8 @@ impl Database {
     }
 }
 
-fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rusqlite::Result<()> {
+/// Inserts a record that is not there yet; says whether it was not.
+fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rusqlite::Result<bool> {
     let seed = i64::try_from(record.seed).map_or_else(|_| Sql::Text(record.seed.to_string()), Sql::Integer);
     let inserted = connection
         .prepare_cached(
@@ -74,15 +87,15 @@ fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rus
             record.error,
         ])?;
     if inserted == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let execution = connection.last_insert_rowid();
     connection.prepare_cached("INSERT INTO execution_details VALUES (?,?,?,?,?)")?.execute(params![
         execution,
         record.schema,
-        canonical::to_string(&record.key_inputs),
-        canonical::to_string(&Value::Object(record.params.clone())),
-        canonical::to_string(&record.provenance),
+        canonical_json(&record.key_inputs),
+        canonical_json(&Value::Object(record.params.clone())),
+        canonical_json(&record.provenance),
     ])?;
     for output in &record.outputs {
         let object = &output.object;
@@ -114,7 +127,8 @@ fn insert_record(connection: &Connection, id: &RecordId, record: &Record) -> rus
             value
         ])?;
     }
-    insert_metrics(connection, execution, &record.metrics)
+    insert_metrics(connection, execution, &record.metrics)?;
+    Ok(true)
 }
 
 fn insert_metrics(connection: &Connection, execution: i64, metrics: &Metrics) -> rusqlite::Result<()> {
@@ -183,7 +197,7 @@ fn flatten(prefix: &str, params: &Map<String, Value>, flat: &mut Vec<(String, Sq
                 (None, None) => Sql::Text(number.to_string()),
             },
             Value::String(text) => Sql::Text(text.clone()),
-            Value::Bool(_) | Value::Array(_) => Sql::Text(canonical::to_string(value)),
+            Value::Bool(_) | Value::Array(_) => Sql::Text(canonical_json(value)),
         };
         flat.push((name, value));
     }

@@ -56,9 +56,10 @@ mod walk;
 use serde::{Deserialize, Serialize};
 
 pub use damage::{Damage, DamageKind};
+pub(crate) use hash::FileStat;
 pub use hash::{HashedOutput, hash_output};
 pub use listing::{ListedFile, Listing};
-pub(crate) use place::{remove, unused};
+pub(crate) use place::{copy, remove, unused};
 pub(crate) use sync::Pending;
 
 use crate::digest::Digest;

@@ -82,7 +82,7 @@ fn copy_over(from: &Utf8Path, to: &Utf8Path) -> Result<Placed> {
 }
 
 /// Copies a file or a folder, modes included.
-pub(super) fn copy(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+pub(crate) fn copy(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     let metadata = std::fs::symlink_metadata(from).at("read", from)?;
     if metadata.is_file() {
         return copy_file(from, to);

@@ -92,13 +92,27 @@ pub(crate) fn read(path: &Utf8Path, from: u64) -> Result<Journal> {
     Ok(journal)
 }
 
-enum Parsed {
+/// The record of a line without its newline, if it is one that this code can read.
+pub(crate) fn parse_record(line: &[u8]) -> Option<(RecordId, Record)> {
+    match parse(line) {
+        Parsed::Record(id, record) => Some((id, *record)),
+        Parsed::Newer | Parsed::Unreadable => None,
+    }
+}
+
+/// Whether a journal of this name holds records from elsewhere, and whether their source was trusted.
+pub(crate) fn import_trusted(name: &str) -> Option<bool> {
+    if name.starts_with("trusted-") { Some(true) } else { name.starts_with("import-").then_some(false) }
+}
+
+pub(crate) enum Parsed {
     Record(RecordId, Box<Record>),
     Newer,
     Unreadable,
 }
 
-fn parse(line: &[u8]) -> Parsed {
+/// What a line without its newline is.
+pub(crate) fn parse(line: &[u8]) -> Parsed {
     #[derive(Deserialize)]
     struct Line<'a> {
         id: RecordId,

@@ -19,6 +19,7 @@ pub use metrics::{Metrics, Series};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
 use crate::object::ObjectRef;
+use canonical::canonical_json;
 
 /// The version of [`Record`] that this code writes, and the newest it reads.
 pub const RECORD_SCHEMA: u32 = 1;
@@ -169,7 +170,7 @@ impl Record {
 
     pub(crate) fn canonical_of_normalised(&self) -> Result<String> {
         let value = serde_json::to_value(self).map_err(|e| self.bad(e.to_string()))?;
-        Ok(canonical::to_string(&value))
+        Ok(canonical_json(&value))
     }
 
     /// The record in the one form that equal records share.

@@ -29,7 +29,7 @@ pub(super) struct Found {
 
 impl Store {
     /// The objects that records name, sorted.
-    pub(super) fn referenced(&self) -> Result<BTreeSet<ObjectRef>> {
+    pub(crate) fn referenced(&self) -> Result<BTreeSet<ObjectRef>> {
         self.database.with(|connection| {
             connection
                 .prepare_cached("SELECT DISTINCT digest, type, bytes, files FROM artifacts")?

@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::object::{Damage, ObjectKind, ObjectRef};
 use crate::record::RecordId;
+use crate::remote::OpenRemote;
 use crate::store::Store;
 
 /// How far [`Store::verify_all`] is.
@@ -102,6 +103,21 @@ impl Store {
         result.leftovers = self.dead_attempts()?;
         result.leftovers.extend(temporary.into_iter().map(|path| Leftover { bytes: size_of(&path), path }));
         Ok(result)
+    }
+
+    /// Puts what a remote has in the place of what is damaged or absent here; says how many objects that were. What is
+    /// damaged is set aside only once the remote has shown that it has it.
+    ///
+    /// # Errors
+    /// Those of fetching.
+    pub fn repair(&self, from: &OpenRemote, found: &Verification) -> Result<u64> {
+        let damaged = found.damaged.iter().map(|damaged| damaged.damage.object);
+        let mut repaired = 0;
+        for object in damaged.chain(found.absent.iter().copied()) {
+            repaired += u64::from(self.fetch_in_place(from, &object)?);
+        }
+        self.sync_pending()?;
+        Ok(repaired)
     }
 
     /// The records that name an object, with their nodes, newest first.

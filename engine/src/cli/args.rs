@@ -37,6 +37,10 @@ pub(super) enum Command {
     Plan(Plan),
     /// Check a manifest without running anything.
     Check(Check),
+    /// Write a manifest to start from.
+    New(New),
+    /// Format manifests; comments stay.
+    Fmt(Fmt),
     /// Say why a stage would run, or why it ran.
     Explain(Explain),
     /// Print the graph of a manifest.
@@ -59,14 +63,30 @@ pub(super) enum Command {
     Dashboard(Dashboard),
     /// Look after the store.
     Cache(Cache),
+    /// Take the results of another database or store that are not here. Nothing is overwritten.
+    Merge(Merge),
+    /// List keys whose executions left different outputs, and what differs in where they ran.
+    Divergences(Divergences),
+    /// Manage the places where results are shared.
+    Remote(Remote),
+    /// Bring results to a remote: what it lacks.
+    Push(Push),
+    /// Fetch results from a remote: what is not here.
+    Pull(Pull),
+    /// Make and show keys that sign results.
+    Key(Key),
     /// List the stage kinds.
     Stages,
     /// List the GPUs of this machine.
     Devices(Devices),
     /// Describe a stage kind: its parameters, defaults, inputs and outputs.
     Help(Help),
+    /// List the training methods, or describe one: its parameters, defaults and paper.
+    Methods(Methods),
     /// Print the JSON Schema of manifests, for editors.
     Schema,
+    /// Print what makes a shell complete commands, stages and runs.
+    Completions(Completions),
     #[command(name = "__work", hide = true)]
     Work,
     #[command(name = "__reap", hide = true)]
@@ -140,6 +160,17 @@ pub(super) struct Run {
     /// Threads that all running stages use together [default: all of this machine].
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) jobs: Option<u16>,
+    /// Devices (GPUs) that all running stages share, one child to a device; a stage asks for them with
+    /// `resources = { device = N }` and sees its own in CUDA_VISIBLE_DEVICES [default: those of this machine, or of
+    /// CUDA_VISIBLE_DEVICES; one where there is none].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) devices: Option<u16>,
+    /// Take results from this remote before computing them, and offer it those that were computed.
+    #[arg(long, value_name = "NAME")]
+    pub(super) remote: Option<String>,
+    /// Take results that came from elsewhere even if nobody in `trusted_keys` has signed them.
+    #[arg(long)]
+    pub(super) trust_all: bool,
     /// After a failure, go on with what does not depend on it.
     #[arg(short, long)]
     pub(super) keep_going: bool,
@@ -172,6 +203,61 @@ pub(super) struct Check {
     pub(super) changes: Changes,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct New {
+    /// The experiment: writes NAME.toml, which must not exist.
+    #[arg(required_unless_present = "list")]
+    pub(super) name: Option<Utf8PathBuf>,
+    /// What to start from; `--list` says what there is.
+    #[arg(long, default_value = "training")]
+    pub(super) template: String,
+    /// List the templates.
+    #[arg(long)]
+    pub(super) list: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Fmt {
+    /// The manifests; `-` formats standard input.
+    #[arg(required = true)]
+    pub(super) manifests: Vec<Utf8PathBuf>,
+    /// Write nothing; exit with 1 if something would change.
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Methods {
+    /// The method to describe.
+    pub(super) name: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Shell::Bash => "bash",
+            Shell::Zsh => "zsh",
+            Shell::Fish => "fish",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(super) shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
@@ -358,7 +444,11 @@ pub(super) struct Cache {
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
     /// Hash every stored output again and compare.
-    Verify,
+    Verify {
+        /// Fetch what is damaged or missing from this remote.
+        #[arg(long, value_name = "REMOTE")]
+        repair_from: Option<String>,
+    },
     /// Say how much room the store takes.
     Size,
     /// Remove what no record names, or what no kept run needs. A dry run, unless --yes is given.
@@ -373,6 +463,9 @@ pub(super) struct Gc {
     /// Keep what this run used or made (may be repeated).
     #[arg(long, value_name = "RUN")]
     pub(super) keep_run: Vec<String>,
+    /// Keep what runs of the last DAYS days used or made.
+    #[arg(long, value_name = "DAYS")]
+    pub(super) keep_days: Option<u32>,
     /// Really remove it.
     #[arg(long)]
     pub(super) yes: bool,
@@ -382,6 +475,107 @@ pub(super) struct Gc {
 pub(super) struct Devices {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Merge {
+    /// Databases (`results.db`) or stores (`.sepia`).
+    #[arg(required = true, value_name = "DATABASE")]
+    pub(super) others: Vec<Utf8PathBuf>,
+    /// Take its results as if they were made here, signed or not.
+    #[arg(long)]
+    pub(super) trust: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Divergences {
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Remote {
+    #[command(subcommand)]
+    pub(super) what: RemoteCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RemoteCommand {
+    /// Add a remote, and find out what it really does.
+    Add {
+        /// What to call it.
+        name: String,
+        /// A folder that all can reach: a path, or `file:///path`.
+        url: String,
+        /// Take results from it as if they were made here, signed or not.
+        #[arg(long)]
+        trust: bool,
+    },
+    /// List the remotes.
+    List {
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Forget a remote. What is on it stays.
+    Remove {
+        /// Which.
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Push {
+    /// The remote (not needed if there is but one), then runs or stages [default: everything].
+    #[arg(value_name = "[REMOTE] [RUN|STAGE]")]
+    pub(super) words: Vec<String>,
+    /// Figures and provenance, without outputs.
+    #[arg(long, conflicts_with = "models")]
+    pub(super) results_only: bool,
+    /// Of the outputs, only models.
+    #[arg(long)]
+    pub(super) models: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Pull {
+    /// The remote [default: the only one].
+    pub(super) remote: Option<String>,
+    /// Only the outputs of this run: `latest`, or the beginning of its id (may be repeated).
+    #[arg(long)]
+    pub(super) run: Vec<String>,
+    /// Only the outputs of this stage (may be repeated).
+    #[arg(long, value_name = "STAGE")]
+    pub(super) node: Vec<String>,
+    /// Figures and provenance, without outputs.
+    #[arg(long, conflicts_with = "models")]
+    pub(super) results_only: bool,
+    /// Of the outputs, only models.
+    #[arg(long)]
+    pub(super) models: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Key {
+    #[command(subcommand)]
+    pub(super) what: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key for yourself. From then on, what you push is signed.
+    New,
+    /// Print the public half of your key.
+    Show,
+    /// Let this project trust what a key has signed.
+    Trust {
+        /// `ed25519:...`
+        key: String,
+        /// Whose it is.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Sign what was made here and is not signed yet.
+    Sign,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,14 +11,16 @@ use crate::report::figures::{bytes, count};
 
 pub(super) fn cache(global: &Global, args: &args::Cache) -> Result<Exit, Failure> {
     match &args.what {
-        CacheCommand::Verify => verify(global),
+        CacheCommand::Verify { repair_from } => verify(global, repair_from.as_deref()),
         CacheCommand::Size => size(global),
         CacheCommand::Gc(gc) => collect(global, gc),
     }
 }
 
-fn verify(global: &Global) -> Result<Exit, Failure> {
+fn verify(global: &Global, repair_from: Option<&str>) -> Result<Exit, Failure> {
     let store = project::existing_store(global, None)?;
+    // Before anything is hashed, which may take a while.
+    let remote = repair_from.map(|name| store.open_remote(Some(name))).transpose()?;
     let found = store.verify_all(|_| ())?;
     let mut text = format!("{} sound, {}\n", count(found.sound, "object"), bytes(found.bytes));
     if !found.absent.is_empty() {
@@ -41,6 +43,13 @@ fn verify(global: &Global) -> Result<Exit, Failure> {
         text.push_str(&format!("damaged: {} {}\n", damage.path, damage.kind));
         let nodes: Vec<&str> = damaged.records.iter().map(|(_, node)| node.as_str()).collect();
         text.push_str(&format!("  an output of {}; the next run that needs it makes it again\n", nodes.join(", ")));
+    }
+    if let Some(remote) = remote {
+        let repaired = store.repair(&remote, &found)?;
+        text.push_str(&format!("{} fetched from {}\n", count(repaired, "object"), remote.config.name));
+        output::data(&text);
+        let left = (found.damaged.len() + found.absent.len()) as u64 - repaired;
+        return Ok(if left == 0 { Exit::Fine } else { Exit::StageFailed });
     }
     output::data(&text);
     Ok(if found.is_sound() { Exit::Fine } else { Exit::StageFailed })
@@ -67,9 +76,18 @@ fn size(global: &Global) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
+/// The time so many days ago, in Unix milliseconds.
+fn days_ago(days: u32) -> i64 {
+    jiff::Timestamp::now().as_millisecond() - i64::from(days) * 86_400_000
+}
+
 fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
     let store = project::existing_store(global, None)?;
-    let policy = GcPolicy { keep_last_runs: args.keep_last, keep_since: None, keep_runs: args.keep_run.clone() };
+    let policy = GcPolicy {
+        keep_last_runs: args.keep_last,
+        keep_since: args.keep_days.map(days_ago),
+        keep_runs: args.keep_run.clone(),
+    };
     let report = store.gc(&policy, !args.yes)?;
     let would = if args.yes { "" } else { "would be " };
     let parts = [

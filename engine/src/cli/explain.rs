@@ -1,5 +1,7 @@
 //! `sepia explain`.
 
+use std::collections::BTreeMap;
+
 use sepia_cache::{Digest, Record, Store};
 use serde_json::json;
 
@@ -211,7 +213,33 @@ fn change_line(change: &FieldChange) -> String {
         _ => "",
     };
     let field = change.field.replace(".$content", "");
+    if let (Some(before), Some(after)) = (&change.before, &change.after)
+        && let Some(files) = changed_files(before, after)
+    {
+        return format!("  {field}: {files}\n");
+    }
     format!("  {field}: {} -> {}{note}\n", side(&change.before), side(&change.after))
+}
+
+/// Which files of a folder or pattern differ: their content is listed as pairs of name and digest. `None` for anything
+/// else.
+fn changed_files(before: &serde_json::Value, after: &serde_json::Value) -> Option<String> {
+    fn named(list: &serde_json::Value) -> Option<BTreeMap<&str, &str>> {
+        let list = list.as_array().filter(|list| !list.is_empty())?;
+        list.iter().map(|one| Some((one.get(0)?.as_str()?, one.get(1)?.as_str()?))).collect()
+    }
+    let (before, after) = (named(before)?, named(after)?);
+    let list = |what: &str, names: Vec<&str>| {
+        let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+        let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+        (!names.is_empty()).then(|| format!("{what}: {shown}{more}"))
+    };
+    let new = after.keys().copied().filter(|name| !before.contains_key(name)).collect();
+    let gone = before.keys().copied().filter(|name| !after.contains_key(name)).collect();
+    let changed = after.iter().filter(|(name, digest)| before.get(*name).is_some_and(|old| old != *digest));
+    let changed = changed.map(|(name, _)| *name).collect();
+    let parts = [list("new", new), list("gone", gone), list("changed", changed)];
+    Some(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
 /// Digests are cut to what tells them apart.

@@ -6,24 +6,35 @@ mod args;
 mod cache;
 mod check;
 mod compare;
+mod completions;
 mod dashboard;
 mod devices;
 mod exit;
 mod explain;
+mod fetch;
+mod fmt;
 mod graph;
+mod key;
 mod log;
 mod logging;
+mod merge;
+mod methods;
+mod new;
 mod output;
 mod plan;
 mod plot;
 mod project;
 mod question;
+mod reference;
+mod remote;
 mod report;
 mod results;
 mod run;
 mod runs;
 mod show;
 mod stages;
+mod transfer;
+mod trust;
 
 use clap::Parser as _;
 
@@ -36,6 +47,7 @@ use crate::{exec, stage::Registry};
 /// Runs the command line of this process with the stage kinds of a registry.
 #[must_use]
 pub fn main(registry: Registry) -> std::process::ExitCode {
+    completions::answer(registry);
     let args = Args::parse();
     logging::start(args.global.verbose);
     let result = match &args.command {
@@ -53,9 +65,19 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Report(report) => report::report(&args.global, report),
         Command::Dashboard(dashboard) => dashboard::dashboard(&args.global, dashboard),
         Command::Cache(cache) => cache::cache(&args.global, cache),
+        Command::Merge(merge) => merge::merge(&args.global, merge),
+        Command::Divergences(divergences) => merge::divergences(&args.global, divergences),
+        Command::Remote(remote) => remote::remote(&args.global, remote),
+        Command::Push(push) => transfer::push(&args.global, push),
+        Command::Pull(pull) => transfer::pull(&args.global, pull),
+        Command::Key(key) => key::key(&args.global, key),
         Command::Stages => stages::list(registry),
         Command::Devices(devices) => devices::devices(registry, devices),
         Command::Help(help) => stages::help(registry, help),
+        Command::Methods(methods) => methods::methods(registry, methods),
+        Command::New(new) => new::new(registry, new),
+        Command::Fmt(fmt) => fmt::fmt(fmt),
+        Command::Completions(completions) => completions::register(completions),
         Command::Schema => {
             output::json(&crate::schema::manifest_schema(registry));
             Ok(Exit::Fine)

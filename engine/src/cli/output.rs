@@ -69,6 +69,43 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     out
 }
 
+/// A bar on a terminal, for what takes a while; elsewhere nothing.
+pub(super) struct Bar(indicatif::ProgressBar);
+
+impl Bar {
+    pub(super) fn new(global: &super::args::Global, what: &str) -> Self {
+        if !interactive() || global.quiet {
+            return Self(indicatif::ProgressBar::hidden());
+        }
+        Self(indicatif::ProgressBar::new(0).with_message(what.to_owned()))
+    }
+
+    fn show(&self, template: &str, done: u64, all: u64) {
+        if self.0.length() != Some(all) {
+            // The template is one of the two below.
+            if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+                self.0.set_style(style);
+            }
+            self.0.set_length(all);
+        }
+        self.0.set_position(done);
+    }
+
+    /// So many things of so many.
+    pub(super) fn set(&self, done: u64, all: u64) {
+        self.show("{msg} {wide_bar} {pos}/{len} {eta}", done, all);
+    }
+
+    /// So many bytes of so many.
+    pub(super) fn set_bytes(&self, done: u64, all: u64) {
+        self.show("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}", done, all);
+    }
+
+    pub(super) fn end(self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Prints a line for people to standard error.
 pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");

@@ -2,25 +2,28 @@
 
 use std::sync::Arc;
 
+use camino::Utf8Path;
 use sepia_cache::Store;
 use serde_json::json;
 
 use super::{
     args::{self, Chosen, Format, Global},
     exit::{Exit, Failure},
-    output, project, run,
+    output,
+    project::{self, Project},
+    run,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources},
-    exec::{Forecast, KeyError, Reason, forecast, lookup, reason},
-    plan::{Plan, select},
-    report::figures::count,
-    stage::Registry,
+    exec::{self, Forecast, KeyError, Lookup, Reason, Standing, forecast_from, lookup, reason},
+    plan::{Machine, Plan, estimates, over_limits, select},
+    report::figures::{bytes, count},
+    stage::{Estimate, Registry},
 };
 
 pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Result<Exit, Failure> {
     if args.resolved {
-        output::data(&project::resolved(&args.chosen.source.manifest, &args.chosen.source.changes)?);
+        output::data(&project::resolved(registry, &args.chosen.source.manifest, &args.chosen.source.changes)?);
         return Ok(Exit::Fine);
     }
     dry_run(registry, global, &args.chosen, args.format)
@@ -28,11 +31,31 @@ pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Re
 
 /// Says what a run would do. Makes no store where there is none.
 pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, format: Format) -> Result<Exit, Failure> {
-    let project = project::load(registry, &chosen.source.manifest, &chosen.source.changes)?;
+    let path = project::store_path(global, Some(&chosen.source.manifest))?;
+    // Reading the store and reading the manifest take about as long: side by side.
+    let (project, lookup) = std::thread::scope(|scope| {
+        let mut looking = path.is_dir().then(|| scope.spawn(|| look_up(global, chosen)));
+        let mut lookup = None;
+        if format == Format::Text
+            && let Some(standing) = project::standing(global, chosen)?
+        {
+            lookup = looking.take().map(join).transpose()?;
+            if lookup.as_ref().is_some_and(|lookup| standing.holds(lookup).unwrap_or(false)) {
+                output::data(&all_cached(&standing));
+                return Ok(None);
+            }
+        }
+        let project = project::load(registry, &chosen.source.manifest, &chosen.source.changes)?;
+        Ok::<_, Failure>(Some((project, looking.take().map(join).transpose()?.or(lookup))))
+    })?
+    .unzip();
+    let (Some(project), Some(lookup)) = (project, lookup) else { return Ok(Exit::Fine) };
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
-    let looked = look(global, chosen, &project.plan, &selected, &forced)?;
+    let mut looked = look(lookup, &project.plan, &selected, &forced)?;
+    looked.estimates = estimates(&project.plan, &selected);
+    warn(global, chosen, &project, &looked)?;
     match format {
         Format::Text => output::data(&text(&project.plan, &looked)),
         Format::Json => output::json(&as_json(&project.plan, &looked)),
@@ -42,33 +65,64 @@ pub(super) fn dry_run(registry: Registry, global: &Global, chosen: &Chosen, form
 
 struct Looked {
     forecasts: Vec<Forecast>,
+    estimates: Vec<Estimate>,
     reasons: Vec<Option<Reason>>,
 }
 
-fn look(global: &Global, chosen: &Chosen, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
-    let path = project::store_path(global, Some(&chosen.source.manifest))?;
-    if !path.is_dir() {
-        // Nothing has ever run here: a store in a folder that goes away says the same.
-        let nothing = tempfile::tempdir()?;
-        let root = camino::Utf8PathBuf::try_from(nothing.path().join("store")).map_err(std::io::Error::other)?;
-        let store = Arc::new(Store::open(&root, sepia_cache::OpenMode::Create)?);
-        return look_in(&store, plan, selected, forced);
-    }
-    look_in(&project::existing_store(global, Some(&chosen.source.manifest))?, plan, selected, forced)
+/// Says what the machine has not enough of, for the nodes that are not in the store yet.
+fn warn(global: &Global, chosen: &Chosen, project: &Project, looked: &Looked) -> Result<(), Failure> {
+    let store = project::store_path(global, Some(&chosen.source.manifest))?;
+    let machine = Machine { memory: exec::slots::machine_memory(), free_disk: free_disk(&store) };
+    let to_run = project
+        .plan
+        .ids()
+        .filter(|id| matches!(looked.forecasts[id.index()], Forecast::Run(..) | Forecast::Unknown(_)));
+    let found = over_limits(&project.plan, &looked.estimates, to_run, machine);
+    output::warnings(&found, &project.sources);
+    Ok(())
 }
 
-fn look_in(store: &Arc<Store>, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
-    let forecasts = forecast(plan, store, selected, forced).map_err(|error| match error {
+/// Free bytes of the disk that a store is on, or would be.
+fn free_disk(store: &Utf8Path) -> Option<u64> {
+    let store = camino::absolute_utf8(store).ok()?;
+    let folder = store.ancestors().find(|folder| folder.is_dir())?;
+    let disk = rustix::fs::statvfs(folder.as_std_path()).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn look(lookup: Option<Lookup>, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
+    if let Some(lookup) = lookup {
+        return look_in(&lookup, plan, selected, forced);
+    }
+    // Nothing has ever run here: a store in a folder that goes away says the same.
+    let nothing = tempfile::tempdir()?;
+    let root = camino::Utf8PathBuf::try_from(nothing.path().join("store")).map_err(std::io::Error::other)?;
+    let store = Arc::new(Store::open(&root, sepia_cache::OpenMode::Create)?);
+    look_in(&Lookup::open(&store)?, plan, selected, forced)
+}
+
+fn look_up(global: &Global, chosen: &Chosen) -> Result<Lookup, Failure> {
+    let store = project::existing_store(global, Some(&chosen.source.manifest))?;
+    Ok(Lookup::open(&store)?)
+}
+
+fn join(looking: std::thread::ScopedJoinHandle<'_, Result<Lookup, Failure>>) -> Result<Lookup, Failure> {
+    let panicked = || Failure::of(Exit::Store, Diagnostic::error("plan", "the store could not be read"));
+    looking.join().unwrap_or_else(|_| Err(panicked()))
+}
+
+fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
+    let forecasts = forecast_from(plan, lookup, selected, forced).map_err(|error| match error {
         KeyError::Store(error) => Failure::from(error),
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
     })?;
     let reasons = plan.ids().map(|id| match &forecasts[id.index()] {
         Forecast::Run(_, _) if forced[id.index()] => Ok(None),
-        Forecast::Run(_, inputs) => reason(store, &plan.node(id).name, inputs, None).map(Some),
+        Forecast::Run(_, inputs) => reason(lookup.store(), &plan.node(id).name, inputs, None).map(Some),
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;
-    Ok(Looked { forecasts, reasons })
+    Ok(Looked { forecasts, reasons, estimates: Vec::new() })
 }
 
 fn text(plan: &Plan, looked: &Looked) -> String {
@@ -94,21 +148,58 @@ fn text(plan: &Plan, looked: &Looked) -> String {
                 ("unknown", format!("depends on what {}{more} makes", names.join(", ")))
             }
         };
-        let detail = if detail.is_empty() { detail } else { format!("  {detail}") };
-        out.push_str(&format!("{word:>8}  {} ({}){detail}\n", node.name, node.entry.kind));
+        let detail = match word {
+            "cached" => detail,
+            _ => detail + &needs(&looked.estimates[id.index()]),
+        };
+        line(&mut out, word, (&node.name, node.entry.kind), &detail);
     }
-    out.push_str(&format!(
-        "{}: {cached} cached, {run} to run, {unknown} not known yet\n",
-        count(cached + run + unknown, "stage")
-    ));
+    totals(&mut out, cached, run, unknown);
     out
+}
+
+/// What a node needs: `  [1,053,824 parameters, optimiser state 8.0 MiB, memory about 96.0 MiB]`.
+fn needs(estimate: &Estimate) -> String {
+    let size = |name: &str, part: Option<u64>| part.map(|size| format!("{name} {}", bytes(size)));
+    let parts = [
+        estimate.parameters.map(|parameters| count(parameters, "parameter")),
+        size("optimiser state", estimate.optimizer_state_bytes),
+        size("memory about", estimate.memory_bytes()),
+        size("output up to", estimate.output_bytes),
+    ];
+    let known: Vec<String> = parts.into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!("  [{}]", known.join(", ")) }
+}
+
+/// What [`text`] says where the last run left nothing to do and nothing has changed since.
+fn all_cached(standing: &Standing) -> String {
+    let mut out = String::new();
+    for node in standing.nodes() {
+        line(&mut out, "cached", node, "");
+    }
+    totals(&mut out, standing.nodes().len() as u64, 0, 0);
+    out
+}
+
+fn line(out: &mut String, word: &str, (name, kind): (&str, &str), detail: &str) {
+    use std::fmt::Write as _;
+    let gap = if detail.is_empty() { "" } else { "  " };
+    let _ = writeln!(out, "{word:>8}  {name} ({kind}){gap}{detail}");
+}
+
+fn totals(out: &mut String, cached: u64, run: u64, unknown: u64) {
+    let all = count(cached + run + unknown, "stage");
+    out.push_str(&format!("{all}: {cached} cached, {run} to run, {unknown} not known yet\n"));
 }
 
 fn as_json(plan: &Plan, looked: &Looked) -> serde_json::Value {
     let nodes = plan.graph.order().iter().filter_map(|id| {
         let node = plan.node(*id);
         let needs: Vec<&str> = plan.graph.dependencies(*id).into_iter().map(|id| plan.node(id).name.as_str()).collect();
-        let base = |state: &str, key: Option<String>| json!({ "node": node.name, "kind": node.entry.kind, "state": state, "key": key, "needs": needs });
+        let known = &looked.estimates[id.index()];
+        let mut estimate = json!(known);
+        estimate["memory_bytes"] = json!(known.memory_bytes());
+        let base = |state: &str, key: Option<String>| json!({ "node": node.name, "kind": node.entry.kind, "state": state, "key": key, "needs": needs, "estimate": estimate });
         Some(match &looked.forecasts[id.index()] {
             Forecast::Outside => return None,
             Forecast::Cached(key) => base("cached", Some(key.to_string())),

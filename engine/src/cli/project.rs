@@ -1,20 +1,20 @@
 //! Finding and loading what a command is about: the manifest, the plan, the store.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{Digest, OpenMode, Store, StoreError};
 
 use super::{
-    args::{Changes, Global},
+    args::{Changes, Chosen, Global},
     exit::{Exit, Failure},
-    output,
+    output, trust,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources, nearest},
-    exec::Lookup,
-    manifest::{Load, Manifest},
-    plan::Plan,
+    exec::{Basis, Lookup, Standing},
+    manifest::{Load, Loader, Manifest, PathParams},
+    plan::{Plan, path_params},
     stage::Registry,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Project {
     pub(super) plan: Plan,
     pub(super) sources: Sources,
     pub(super) manifest_digest: Digest,
+    /// The manifest and what it extends, with their digests.
+    texts: Vec<(Utf8PathBuf, Digest)>,
 }
 
 /// Reads and resolves a manifest. Warnings are printed; errors are returned, all at once.
@@ -30,38 +32,83 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
     let text = read(path)?;
     // Absolute, because programs run elsewhere.
     let folder = absolute(folder_of(path))?;
+    let manifest_digest = Digest::of_bytes(text.as_bytes());
+    let texts = RefCell::new(vec![(path.to_owned(), manifest_digest)]);
+    let loader = |path: &str| {
+        let text = load_text(path)?;
+        texts.borrow_mut().push((Utf8PathBuf::from(path), Digest::of_bytes(text.as_bytes())));
+        Ok(text)
+    };
     let mut sources = Sources::default();
-    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options(changes, &changes.sets())).and_then(
-        |(manifest, warnings)| {
-            let mut plan = Plan::resolve(manifest, registry, &folder)?;
-            plan.warnings.splice(0..0, warnings);
-            Ok(plan)
-        },
-    );
+    let set = changes.sets();
+    let (kinds, paths) = (kinds(registry), |kind: &str| path_params(registry, kind));
+    let options = options(changes, &set, &loader, (&kinds, &paths));
+    let resolved = Manifest::load(&mut sources, path.as_str(), &text, &options).and_then(|(manifest, warnings)| {
+        let mut plan = Plan::resolve(manifest, registry, &folder)?;
+        plan.warnings.splice(0..0, warnings);
+        Ok(plan)
+    });
     match resolved {
         Ok(plan) => {
             output::warnings(&plan.warnings, &sources);
-            Ok(Project { plan, sources, manifest_digest: Digest::of_bytes(text.as_bytes()) })
+            Ok(Project { plan, sources, manifest_digest, texts: texts.into_inner() })
         }
         Err(found) => Err(Failure { exit: Exit::Usage, found, sources }),
     }
 }
 
 /// A manifest as one text that stands alone: what it extends and what the command line changes filled in.
-pub(super) fn resolved(path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
+pub(super) fn resolved(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<String, Failure> {
     let text = read(path)?;
     let mut sources = Sources::default();
-    Manifest::resolved(&mut sources, path.as_str(), &text, &options(changes, &changes.sets()))
-        .map_err(|found| Failure { exit: Exit::Usage, found, sources })
+    let set = changes.sets();
+    let (kinds, paths) = (kinds(registry), |kind: &str| path_params(registry, kind));
+    let options = options(changes, &set, &load_text, (&kinds, &paths));
+    Manifest::resolved(&mut sources, path.as_str(), &text, &options).map_err(|found| Failure {
+        exit: Exit::Usage,
+        found,
+        sources,
+    })
 }
 
-fn options<'a>(changes: &'a Changes, set: &'a [String]) -> Load<'a> {
-    Load {
-        profile: changes.profile.as_deref(),
-        set,
-        matrix: &changes.matrix,
-        loader: Some(&|path: &str| fs_err::read_to_string(path).map_err(|error| error.to_string())),
-    }
+fn kinds(registry: Registry) -> Vec<&'static str> {
+    registry.iter().map(|entry| entry.kind).collect()
+}
+
+fn options<'a>(
+    changes: &'a Changes,
+    set: &'a [String],
+    loader: Loader<'a>,
+    (kinds, paths): (&'a [&'a str], PathParams<'a>),
+) -> Load<'a> {
+    let profile = changes.profile.as_deref();
+    Load { profile, set, matrix: &changes.matrix, loader: Some(loader), kinds, paths: Some(paths) }
+}
+
+fn load_text(path: &str) -> Result<String, String> {
+    fs_err::read_to_string(path).map_err(|error| error.to_string())
+}
+
+/// What tells the next run of the same words that nothing has changed; `None` where something is to run in any case, or
+/// what a target needs may not run.
+pub(super) fn basis(global: &Global, chosen: &Chosen, project: &Project) -> Option<Basis> {
+    let asked = asked(global, chosen)?;
+    Some(Basis::new(asked, project.plan.folder.clone(), project.texts.clone()))
+}
+
+/// What the last run of the same words left, if nothing has changed as far as texts go.
+pub(super) fn standing(global: &Global, chosen: &Chosen) -> Result<Option<Standing>, Failure> {
+    let Some(asked) = asked(global, chosen) else { return Ok(None) };
+    let manifest = &chosen.source.manifest;
+    let cache = absolute(&store_path(global, Some(manifest))?)?.join("cache");
+    Ok(Standing::read(&cache, &asked, &absolute(folder_of(manifest))?))
+}
+
+/// Every word of the command line that can shape a plan, and some that cannot.
+fn asked(global: &Global, chosen: &Chosen) -> Option<String> {
+    // None of these shapes a plan. Whoever adds one that does is reminded here.
+    let Global { store: _, verbose: _, quiet: _ } = global;
+    (chosen.force.is_empty() && !chosen.only).then(|| format!("{chosen:?}"))
 }
 
 fn read(path: &Utf8Path) -> Result<String, Failure> {
@@ -111,23 +158,43 @@ pub(super) fn store_path(global: &Global, beside: Option<&Utf8Path>) -> Result<U
 }
 
 /// Opens the store for a command that runs stages.
-pub(super) fn open_store(global: &Global, manifest: &Utf8Path) -> Result<Arc<Store>, Failure> {
+pub(super) fn open_store(global: &Global, manifest: &Utf8Path, trust_all: bool) -> Result<Arc<Store>, Failure> {
     // Absolute, because children run elsewhere.
     let path = camino::absolute_utf8(store_path(global, Some(manifest))?)?;
-    Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+    let store = Store::open(&path, OpenMode::Create)?;
+    let mut trust = trust::of_store(&path)?;
+    trust.everything |= trust_all;
+    store.set_trust(trust);
+    Ok(Arc::new(store))
+}
+
+/// Opens the store for a command that brings results from elsewhere; makes one if there is none.
+pub(super) fn make_store(global: &Global) -> Result<Arc<Store>, Failure> {
+    match existing_store(global, None) {
+        Err(failure) if failure.found.iter().all(|found| found.code == "store::not-found") => {
+            let path = camino::absolute_utf8(store_path(global, None)?)?;
+            Ok(Arc::new(Store::open(&path, OpenMode::Create)?))
+        }
+        other => other,
+    }
 }
 
 /// Starts to read the store of a manifest, if there is one already.
 pub(super) fn look_ahead(
     global: &Global,
     manifest: &Utf8Path,
+    trust_all: bool,
 ) -> Result<std::thread::JoinHandle<Result<Option<Lookup>, StoreError>>, Failure> {
     let path = absolute(&store_path(global, Some(manifest))?)?;
+    let mut trust = trust::of_store(&path)?;
+    trust.everything |= trust_all;
     Ok(std::thread::spawn(move || {
         if !path.join("format").is_file() {
             return Ok(None);
         }
-        Lookup::open(&Arc::new(Store::open(&path, OpenMode::Create)?)).map(Some)
+        let store = Store::open(&path, OpenMode::Create)?;
+        store.set_trust(trust);
+        Lookup::open(&Arc::new(store)).map(Some)
     }))
 }
 
@@ -153,6 +220,7 @@ pub(super) fn existing_store(global: &Global, beside: Option<&Utf8Path>) -> Resu
     // A store on a medium that cannot be written can still be looked at.
     let opened = Store::open(&path, OpenMode::Existing);
     let store = opened.or_else(|error| Store::open(&path, OpenMode::ReadOnly).map_err(|_| error))?;
+    store.set_trust(trust::of_store(&path)?);
     Ok(Arc::new(store))
 }
 

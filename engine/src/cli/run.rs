@@ -1,19 +1,25 @@
 //! `sepia run`.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
+use sepia_cache::{Digest, OpenRemote, Progress, Store, StoreError, What};
 
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    output, plan, project,
+    fetch, output, plan, project, trust,
 };
 use crate::{
     device::Gpus,
     diagnostic::Diagnostic,
     event::{Listener, RunOutcome},
-    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals},
+    exec::{self, Lookup, RunError, RunOptions, RunReport, Signals, Standing},
     plan::{Plan, Selection, place_of, select},
-    report::{JsonLines, Terminal, TerminalOptions},
+    report::{
+        JsonLines, Terminal, TerminalOptions,
+        figures::{bytes, count},
+    },
     stage::Registry,
 };
 
@@ -24,28 +30,104 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     let manifest = &args.chosen.source.manifest;
     // Reading the store and reading the manifest take about as long: side by side. A store is only made for a manifest
     // that is valid.
-    let looking = project::look_ahead(global, manifest)?;
-    let project = project::load(registry, manifest, &args.chosen.source.changes)?;
-    let lookup = match looking.join().unwrap_or(Ok(None))? {
-        Some(lookup) => lookup,
-        None => Lookup::open(&project::open_store(global, manifest)?)?,
+    let mut looking = match &args.remote {
+        None => Some(project::look_ahead(global, manifest, args.trust_all)?),
+        Some(_) => None,
     };
-    check_gpus(registry, &project, &lookup, &args.chosen)?;
+    let mut found = None;
+    if looking.is_some()
+        && let Some(standing) = project::standing(global, &args.chosen)?
+    {
+        found = looking.take().map(join).transpose()?.flatten();
+        if let Some(lookup) = &found
+            && standing.holds(lookup).unwrap_or(false)
+        {
+            return nothing_to_do(global, args, &standing, lookup);
+        }
+    }
+    let project = project::load(registry, manifest, &args.chosen.source.changes)?;
+    // From here on there is something to end in good order.
     let signals = Signals::default();
     let raised = signals.clone();
     ctrlc::set_handler(move || raised.raise())
         .map_err(|error| Failure::from(std::io::Error::other(format!("signals cannot be caught: {error}"))))?;
-    let options = RunOptions {
+    let found = looking.take().map(join).transpose()?.flatten().or(found);
+    let (lookup, remote) = match found {
+        Some(lookup) => (lookup, None),
+        None => look_afar(global, args, &signals)?,
+    };
+    let store = Arc::clone(lookup.store());
+    if remote.is_none() {
+        // With a remote, results that need a GPU may come from there.
+        check_gpus(registry, &project, &lookup, &args.chosen)?;
+    }
+    let basis = project::basis(global, &args.chosen, &project);
+    let manifest_text = project.sources.get(0).map(|(_, text)| text.to_owned()).unwrap_or_default();
+    let options = RunOptions { basis, signals, manifest_text, ..options(args, project.manifest_digest)? };
+    fetch::ahead(&project, &store, &options)?;
+    let report = told(global, args, |listeners| exec::run(&project.plan, lookup, &options, listeners))?;
+    let exit = conclude(&project, manifest, &report);
+    if let Some(remote) = &remote
+        && exit != Exit::Interrupted
+    {
+        offer(global, &store, remote, &report.run);
+    }
+    // The process ends here: taking thousands of small values apart one by one would only take time.
+    std::mem::forget(project);
+    Ok(exit)
+}
+
+/// Opens or makes the store, and the remote that the run shall take results from.
+fn look_afar(global: &Global, args: &args::Run, signals: &Signals) -> Result<(Lookup, Option<OpenRemote>), Failure> {
+    let store = project::open_store(global, &args.chosen.source.manifest, args.trust_all)?;
+    let remote = match &args.remote {
+        Some(name) => shared_records(&store, name)?,
+        None => None,
+    };
+    let lookup = Lookup::open(&store)?;
+    let lookup = match &remote {
+        Some(remote) => lookup.with_remote(remote.clone(), signals.clone()),
+        None => lookup,
+    };
+    Ok((lookup, remote))
+}
+
+type Looked = Result<Option<Lookup>, StoreError>;
+
+/// A thread that panicked has found nothing.
+fn join(looking: std::thread::JoinHandle<Looked>) -> Looked {
+    looking.join().unwrap_or(Ok(None))
+}
+
+/// Everything is as the last run left it.
+fn nothing_to_do(global: &Global, args: &args::Run, standing: &Standing, lookup: &Lookup) -> Result<Exit, Failure> {
+    let options = options(args, standing.manifest_digest().unwrap_or(Digest::of_bytes(b"")))?;
+    told(global, args, |listeners| exec::run_standing(standing, lookup, &options, listeners))?;
+    Ok(Exit::Fine)
+}
+
+fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Failure> {
+    Ok(RunOptions {
         selection: selection(&args.chosen),
         jobs: args.jobs.map_or_else(exec::slots::machine_threads, usize::from),
         keep_going: args.keep_going,
         force: args.chosen.force.clone(),
-        manifest: manifest.to_string(),
-        manifest_text: project.sources.get(0).map(|(_, text)| text.to_owned()).unwrap_or_default(),
-        manifest_digest: project.manifest_digest.to_string(),
+        manifest: args.chosen.source.manifest.to_string(),
+        manifest_digest: manifest_digest.to_string(),
+        manifest_text: String::new(),
         program: std::env::current_exe()?,
-        signals,
-    };
+        devices: args.devices.map_or_else(|| exec::slots::machine_devices().len().max(1), usize::from),
+        basis: None,
+        signals: Signals::default(),
+    })
+}
+
+/// Runs with somebody listening: the terminal, or a program that reads JSON.
+fn told(
+    global: &Global,
+    args: &args::Run,
+    run: impl FnOnce(&mut [&mut dyn Listener]) -> Result<RunReport, RunError>,
+) -> Result<RunReport, Failure> {
     let mut terminal = Terminal::new(
         anstream::stderr(),
         TerminalOptions {
@@ -56,11 +138,50 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     );
     let mut lines = JsonLines(std::io::stdout());
     let listener: &mut dyn Listener = if args.format == Format::Json { &mut lines } else { &mut terminal };
-    let report = exec::run(&project.plan, lookup, &options, &mut [listener]).map_err(failure)?;
-    let exit = conclude(&project, manifest, &report);
-    // The process ends here: taking thousands of small values apart one by one would only take time.
-    std::mem::forget(project);
-    Ok(exit)
+    run(&mut [listener]).map_err(failure)
+}
+
+/// Fetches what the remote knows of results. A remote that cannot be reached is no reason not to run.
+fn shared_records(store: &Store, name: &str) -> Result<Option<OpenRemote>, Failure> {
+    match store.open_remote(Some(name)) {
+        Err(error @ StoreError::NoRemote { .. }) => Err(Failure::usage("remote::unknown", error.to_string())),
+        opened => match opened.and_then(|remote| store.pull_records(&remote).map(|_| remote)) {
+            Ok(remote) => Ok(Some(remote)),
+            Err(error) => {
+                warn("nothing is taken from it, and nothing offered", &error);
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Brings what a run used and made to the remote.
+fn offer(global: &Global, store: &Store, remote: &OpenRemote, run: &str) {
+    let what = What { runs: [run.to_owned()].into(), ..What::default() };
+    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
+    let offered = trust::sign(store)
+        .map_err(|failure| failure.found.into_iter().map(|found| found.message).collect::<Vec<_>>().join("; "))
+        .and_then(|()| {
+            let progress = |progress: Progress| bar.set_bytes(progress.bytes, progress.of_bytes);
+            store.push(remote, &what, &progress).map_err(|error| error.to_string())
+        });
+    bar.end();
+    match offered {
+        Ok(pushed) if pushed.records > 0 && !global.quiet => output::note(&format!(
+            "{:>12} {} to {}, {}",
+            "Pushed",
+            count(pushed.records, "result"),
+            remote.config.name,
+            bytes(pushed.bytes)
+        )),
+        Ok(_) => {}
+        Err(error) => warn(&format!("the results are here; `sepia push {}` tries again", remote.config.name), &error),
+    }
+}
+
+fn warn(what: &str, error: &dyn std::fmt::Display) {
+    let warning = Diagnostic::warning("remote::failed", error.to_string()).help(what);
+    output::diagnostics(&[warning], &crate::diagnostic::Sources::default());
 }
 
 /// Fails before anything runs where a stage would need a GPU that is not there.

@@ -114,11 +114,15 @@ fn show_run(store: &Store, run: &RunRow, format: Format) -> Result<Exit, Failure
 
 /// The figures of a whole execution, in one line.
 pub(super) fn figures(record: &Record) -> String {
-    let whole = record.metrics.iter().filter_map(|(name, series)| {
+    whole(record).map(|(name, value)| format!("{name} {}", number(value))).collect::<Vec<_>>().join("  ")
+}
+
+/// The last value of each figure of a whole execution.
+fn whole(record: &Record) -> impl Iterator<Item = (&str, f64)> {
+    record.metrics.iter().filter_map(|(name, series)| {
         let (_, value) = series.points().filter(|(step, _)| step.is_none()).last()?;
-        Some(format!("{name} {}", number(value)))
-    });
-    whole.collect::<Vec<_>>().join("  ")
+        Some((name, value))
+    })
 }
 
 fn show_stage(store: &Store, run: &RunRow, stage: &str, format: Format) -> Result<Exit, Failure> {
@@ -182,14 +186,7 @@ fn stage_text(store: &Store, row: &NodeRow, record: &Record) -> String {
             )
         }),
     );
-    section(
-        &mut text,
-        "results",
-        record.metrics.iter().filter_map(|(name, series)| {
-            let (_, value) = series.points().filter(|(step, _)| step.is_none()).last()?;
-            Some((name.to_owned(), number(value)))
-        }),
-    );
+    section(&mut text, "results", whole(record).map(|(name, value)| (name.to_owned(), number(value))));
     section(
         &mut text,
         "series",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     args,
     exit::{Exit, Failure},
-    output,
+    output, reference,
 };
 use crate::stage::{Port, Registry, StageEntry};
 
@@ -70,9 +70,9 @@ fn reference(entry: &StageEntry) -> String {
     if entry.open {
         out.push_str("\ninputs and outputs: of any name, as the stage declares them\n");
     }
-    fields(&mut out, "parameters (part of the key)", &params);
+    reference::fields(&mut out, "parameters (part of the key)", &params);
     let knobs = (entry.knobs_schema)(&mut SchemaGenerator::default()).to_value();
-    fields(&mut out, "knobs (not part of the key)", &knobs);
+    reference::fields(&mut out, "knobs (not part of the key)", &knobs);
     out
 }
 
@@ -89,22 +89,5 @@ fn ports(out: &mut String, title: &str, ports: &[Port]) {
             (false, false) => "",
         };
         let _ = writeln!(out, "  {} ({}{flags}): {}", port.name, port.ty.0, port.about);
-    }
-}
-
-fn fields(out: &mut String, title: &str, schema: &Value) {
-    let Some(properties) = schema["properties"].as_object().filter(|map| !map.is_empty()) else { return };
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let _ = writeln!(out, "\n{title}");
-    for (name, field) in properties {
-        let default = match &field["default"] {
-            Value::Null if required.contains(&name.as_str()) => " (required)".to_owned(),
-            Value::Null => String::new(),
-            default => format!(" = {default}"),
-        };
-        let _ = writeln!(out, "  {name}{default}");
-        for line in field["description"].as_str().unwrap_or_default().lines() {
-            let _ = writeln!(out, "      {line}");
-        }
     }
 }

@@ -52,6 +52,18 @@ impl Sources {
         Err(Box::new(error.help("save the file as UTF-8")))
     }
 
+    /// How many texts there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// Name and text of a source.
     #[must_use]
     pub fn get(&self, source: u16) -> Option<(&str, &str)> {

@@ -16,6 +16,7 @@ use sepia_cache::{ObjectRef, Store, hash_output};
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
+    slots::VISIBLE,
     worker::{Order, PROTOCOL, Report},
 };
 use crate::{
@@ -38,6 +39,8 @@ pub(super) struct Attempt {
     /// Its folder, which does not exist yet.
     pub(super) folder: Utf8PathBuf,
     pub(super) log: Utf8PathBuf,
+    /// The devices that are its own, as `CUDA_VISIBLE_DEVICES` lists them; empty for a stage that asks for none.
+    pub(super) visible: String,
     pub(super) program: PathBuf,
 }
 
@@ -105,7 +108,10 @@ impl Attempt {
         let ending = self.attempt(store, control, tell, &mut usage).unwrap_or_else(|error| {
             Ending::Failed(Failure { message: error.to_string(), log: self.log.to_string(), ..Failure::default() })
         });
-        let metrics = fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default();
+        let metrics = match self.entry.open {
+            true => Vec::new(),
+            false => fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default(),
+        };
         // What is left in the folder was not declared, or belongs to a failure that the log tells.
         let _ = fs_err::remove_dir_all(&self.folder);
         if fs_err::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
@@ -129,7 +135,8 @@ impl Attempt {
                 return Ok(Ending::Damaged { producer: *producer, object: *object, what });
             }
         }
-        fs_err::create_dir_all(self.folder.join("out"))?;
+        // A program works in the folder itself; a worker leaves its outputs in `out`, beside its figures.
+        fs_err::create_dir_all(if self.entry.open { self.folder.clone() } else { self.folder.join("out") })?;
         let log = fs_err::OpenOptions::new().create(true).append(true).read(true).open(&self.log)?;
         if self.entry.open {
             self.run_program(store, control, tell, usage, &log)
@@ -161,6 +168,12 @@ impl Attempt {
         for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
             command.env(name, self.job.threads.to_string());
         }
+        if !self.visible.is_empty() {
+            command.env(VISIBLE, &self.visible);
+        }
+        // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
+        // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
+        command.env("MIMALLOC_PURGE_DELAY", "-1");
         let mut child = child::spawn(&mut command, &control.leash)?;
         let sent = child.stdin.take().map(|mut stdin| {
             let sent = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
@@ -230,10 +243,13 @@ impl Attempt {
         usage: &mut Usage,
         log: &fs_err::File,
     ) -> std::io::Result<Ending> {
-        let mut prepared = match command::prepare(&self.params, &self.job, &self.folder.join("work"), log) {
+        let mut prepared = match command::prepare(&self.params, &self.job, &self.folder, log) {
             Ok(prepared) => prepared,
             Err(cannot) => return Ok(Ending::Failed(Failure { param: cannot.param, ..self.failure(&cannot.message) })),
         };
+        if !self.visible.is_empty() {
+            prepared.command.env(VISIBLE, &self.visible);
+        }
         let child = match child::spawn(&mut prepared.command, &control.leash) {
             Ok(child) => child,
             Err(error) => {
@@ -261,7 +277,7 @@ impl Attempt {
     fn check_outputs(&self, prepared: &Prepared, store: &Store) -> std::io::Result<Ending> {
         for (name, path) in &prepared.outputs {
             if !path.exists() {
-                let written = path.strip_prefix(self.folder.join("work")).unwrap_or(path);
+                let written = path.strip_prefix(&self.folder).unwrap_or(path);
                 return Ok(Ending::Failed(Failure {
                     param: Some(format!("outputs.{name}")),
                     help: Some(format!("`${{outputs.{name}}}` in `argv` gives the program this path")),

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -32,7 +34,8 @@ impl From<std::io::Error> for CannotPrepare {
     }
 }
 
-/// Makes the working folder `work` and the command line. `params` has its files resolved.
+/// Fills the working folder `work`, which is there and empty, and makes the command line. `params` has its files
+/// resolved.
 pub(super) fn prepare(
     params: &serde_json::Value,
     job: &Job,
@@ -41,11 +44,10 @@ pub(super) fn prepare(
 ) -> Result<Prepared, CannotPrepare> {
     let params: CommandParams = serde_json::from_value(params.clone())
         .map_err(|error| CannotPrepare { message: format!("the parameters do not fit: {error}"), param: None })?;
-    fs_err::create_dir_all(work)?;
     let copied = copy_files(&params, work)?;
-    for path in params.outputs.values() {
-        if let Some(parent) = work.join(path).parent() {
-            fs_err::create_dir_all(parent)?;
+    for parent in params.outputs.values().filter_map(|path| Utf8Path::new(path).parent()) {
+        if !parent.as_str().is_empty() {
+            fs_err::create_dir_all(work.join(parent))?;
         }
     }
     let place = |text: &str, param: &str| {
@@ -58,10 +60,8 @@ pub(super) fn prepare(
     let Some((program, arguments)) = argv.split_first() else {
         return Err(CannotPrepare { message: "the command is empty".to_owned(), param: Some("argv".to_owned()) });
     };
-    // A program named by a relative path is one of the copied files; one without a slash is looked up in PATH.
-    let program = if program.contains('/') { work.join(program).into_string() } else { program.clone() };
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(work).env_clear();
+    let mut command = Command::new(locate(program, work));
+    command.arg0(program).args(arguments).current_dir(work).env_clear();
     for name in PASSED.iter().copied().chain(params.env_allow.iter().map(String::as_str)) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -79,6 +79,25 @@ pub(super) fn prepare(
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
     let outputs = params.outputs.iter().map(|(name, path)| (name.clone(), work.join(path))).collect();
     Ok(Prepared { command, outputs, work: work.to_owned(), copied })
+}
+
+/// Where a program is. One named by a relative path is one of the copied files; one without a slash is looked up in PATH:
+/// here, and not by the standard library, which would have to copy this whole process (`fork`) to do it with an
+/// environment that is not ours. That took most of the time of a short stage, and the more the larger the plan.
+fn locate(program: &str, work: &Utf8Path) -> PathBuf {
+    if program.contains('/') {
+        return work.join(program).into();
+    }
+    let runs = |path: &PathBuf| {
+        use std::os::unix::fs::PermissionsExt as _;
+        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let found = std::env::var_os("PATH").and_then(|all| {
+        let folders = std::env::split_paths(&all);
+        folders.map(|folder| work.as_std_path().join(folder).join(program)).find(runs)
+    });
+    // Not found: starting it says so.
+    found.unwrap_or_else(|| program.into())
 }
 
 fn copy_files(params: &CommandParams, work: &Utf8Path) -> Result<Vec<Utf8PathBuf>, CannotPrepare> {

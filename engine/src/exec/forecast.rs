@@ -27,13 +27,25 @@ pub enum Forecast {
     Unknown(Vec<NodeId>),
 }
 
-/// Looks every chosen node up, in order. Nothing is written.
+/// Looks every chosen node up in a store, in order. Nothing is written.
 ///
 /// # Errors
 /// When the store or an external file cannot be read.
 pub fn forecast(plan: &Plan, store: &Arc<Store>, chosen: &[bool], forced: &[bool]) -> Result<Vec<Forecast>, KeyError> {
-    let lookup = Lookup::open(store)?;
-    let keys = KeyMaker::new(plan, store.file_digests());
+    forecast_from(plan, &Lookup::open(store)?, chosen, forced)
+}
+
+/// [`forecast`] with a look-up that was opened before.
+///
+/// # Errors
+/// As [`forecast`].
+pub fn forecast_from(
+    plan: &Plan,
+    lookup: &Lookup,
+    chosen: &[bool],
+    forced: &[bool],
+) -> Result<Vec<Forecast>, KeyError> {
+    let keys = KeyMaker::new(plan, lookup.store().file_digests());
     let mut outputs: Vec<Option<NodeOutputs>> = vec![None; plan.nodes.len()];
     let mut forecasts = vec![Forecast::Outside; plan.nodes.len()];
     for id in plan.graph.order() {

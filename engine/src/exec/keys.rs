@@ -8,7 +8,7 @@ use sepia_cache::{Digest, FileDigests, ObjectRef, StoreError};
 use crate::{
     graph::NodeId,
     key::{KEY_SCHEMA, KeyInputs},
-    plan::{Node, Plan, external_files, with_content},
+    plan::{Plan, names_files, with_content},
 };
 
 /// The stored outputs of a node, by port.
@@ -40,8 +40,7 @@ impl<'p> KeyMaker<'p> {
     /// A maker over a plan and the store's cache of file digests.
     #[must_use]
     pub fn new(plan: &'p Plan, files: FileDigests) -> Self {
-        let names_files = |node: &Node| external_files(&node.params).iter().any(|file| !file.written.is_empty());
-        let external = plan.nodes.iter().map(names_files).collect();
+        let external = plan.nodes.iter().map(|node| names_files(&node.params)).collect();
         Self { plan, files, external }
     }
 
@@ -81,6 +80,11 @@ impl<'p> KeyMaker<'p> {
     #[must_use]
     pub fn reads_files(&self, id: NodeId) -> bool {
         self.external[id.index()]
+    }
+
+    /// The digests of external files.
+    pub(super) fn files(&self) -> &FileDigests {
+        &self.files
     }
 
     fn digest(&self, path: &Utf8Path) -> Result<Digest, KeyError> {

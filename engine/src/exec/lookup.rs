@@ -6,9 +6,9 @@ use std::{
 };
 
 use petgraph::Direction;
-use sepia_cache::{Index, ObjectRef, Store, StoreError};
+use sepia_cache::{Hit, Index, ObjectRef, OpenRemote, Store, StoreError};
 
-use super::keys::NodeOutputs;
+use super::{keys::NodeOutputs, options::Signals, shared::Shared};
 use crate::{
     diagnostic::Diagnostic,
     key::StageKey,
@@ -23,6 +23,8 @@ const AHEAD: usize = 16_384;
 pub struct Lookup {
     store: Arc<Store>,
     index: Index,
+    /// Where else outputs may be.
+    shared: Option<Shared>,
     /// Outputs that were there when the look-up was opened.
     seen: HashSet<ObjectRef>,
 }
@@ -37,7 +39,14 @@ impl Lookup {
         let known = index.loaded_outputs(AHEAD);
         let present = store.present_all(&known);
         let seen = known.into_iter().zip(present).filter_map(|(object, present)| present.then_some(object)).collect();
-        Ok(Self { store: Arc::clone(store), index, seen })
+        Ok(Self { store: Arc::clone(store), index, shared: None, seen })
+    }
+
+    /// Also fetches outputs of known results from a remote when they are wanted.
+    #[must_use]
+    pub fn with_remote(mut self, remote: OpenRemote, signals: Signals) -> Self {
+        self.shared = Some(Shared::new(remote, signals));
+        self
     }
 
     /// The store it looks into.
@@ -55,9 +64,12 @@ impl Lookup {
     /// the run began, by whomever, is found too.
     pub(crate) fn find(&self, key: &StageKey) -> Result<Option<NodeOutputs>, StoreError> {
         let hits = self.index.candidates(&key.0)?;
-        let whole = hits
-            .iter()
-            .find(|hit| hit.outputs.iter().all(|(_, object)| self.seen.contains(object) || self.store.present(object)));
+        let is_whole =
+            |hit: &&Hit| hit.outputs.iter().all(|(_, object)| self.seen.contains(object) || self.store.present(object));
+        let mut whole = hits.iter().find(is_whole);
+        if let (None, Some(shared)) = (whole, &self.shared) {
+            whole = hits.iter().find(|hit| shared.fetch(&self.store, hit));
+        }
         Ok(whole.map(|hit| hit.outputs.iter().map(|(port, object)| (port.to_string(), *object)).collect()))
     }
 

@@ -3,7 +3,8 @@
 //! One single-threaded loop ([`run`](mod@run)) owns all state and takes one message at a time: a report of a worker, the end
 //! of an attempt, a commit that is durable, a signal, a tick. What it decides is in the [`scheduler`], a pure state
 //! machine. Everything slow happens elsewhere: an attempt in a thread of its own that starts a child process
-//! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread.
+//! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread. Where nothing has changed since everything
+//! was done, none of this happens: see [`standing`].
 //!
 //! Invariants:
 //! - Every chosen node ends in exactly one final state ([`state`]).
@@ -28,17 +29,20 @@ mod record;
 pub(crate) mod recorder;
 mod run;
 mod scheduler;
+mod shared;
 pub(crate) mod slots;
+mod standing;
 mod state;
 mod worker;
 
-pub use forecast::{Forecast, forecast};
+pub use forecast::{Forecast, forecast, forecast_from};
 pub use gpu_check::missing_gpus;
 pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{RunOptions, Signals};
 pub use reaper::reap;
 pub use reason::{Reason, reason};
-pub use run::{RunError, RunReport, run};
+pub use run::{RunError, RunReport, run, run_standing};
+pub use standing::{Basis, Standing};
 pub use state::{Change, IllegalChange, NodeState};
 pub use worker::work;

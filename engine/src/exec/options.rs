@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use super::Basis;
 use crate::plan::Selection;
 
 /// Options of a run.
@@ -26,6 +27,10 @@ pub struct RunOptions {
     pub manifest_text: String,
     /// The binary that children run.
     pub program: std::path::PathBuf,
+    /// Devices (GPUs) that all running stages may use together.
+    pub devices: usize,
+    /// What the plan was made from, if the next run may be told by it that nothing has changed.
+    pub basis: Option<Basis>,
     /// Counts of signals.
     pub signals: Signals,
 }

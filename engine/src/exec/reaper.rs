@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 pub(super) struct Reaper {
     child: Child,
     pipe: ChildStdin,
+    /// What it has not been told yet.
+    unsent: String,
 }
 
 impl Reaper {
@@ -27,21 +29,36 @@ impl Reaper {
         command.arg("__reap").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let mut child = command.spawn()?;
         let pipe = child.stdin.take().ok_or_else(|| std::io::Error::other("the reaper has no standard input"))?;
-        Ok(Self { child, pipe })
+        Ok(Self { child, pipe, unsent: String::new() })
     }
 
-    /// A group to kill if this run dies.
+    /// A group to kill if this run dies. Told by the next [`tell`](Self::tell).
     pub(super) fn guard(&mut self, group: u32) {
-        let _ = writeln!(self.pipe, "+{group}");
+        self.note('+', group);
     }
 
-    /// A group that has ended.
+    /// A group that has ended. Told by the next [`tell`](Self::tell).
     pub(super) fn release(&mut self, group: u32) {
-        let _ = writeln!(self.pipe, "-{group}");
+        self.note('-', group);
+    }
+
+    fn note(&mut self, sign: char, group: u32) {
+        use std::fmt::Write as _;
+        let _ = writeln!(self.unsent, "{sign}{group}");
+    }
+
+    /// Passes on what there is to tell, in one write: each wakes the reaper. The loop calls this before it waits for
+    /// anything, so that nothing stays untold.
+    pub(super) fn tell(&mut self) {
+        if !self.unsent.is_empty() {
+            let _ = self.pipe.write_all(self.unsent.as_bytes());
+            self.unsent.clear();
+        }
     }
 
     /// Ends the reaper; every group must have been released.
     pub(super) fn dismiss(mut self) {
+        self.tell();
         drop(self.pipe);
         let _ = self.child.wait();
     }

@@ -13,6 +13,8 @@ pub enum Reason {
     Never,
     /// This very key has run, but outputs of it are no longer in the store.
     OutputsGone,
+    /// This very key has run elsewhere, and nobody who is trusted vouches for it.
+    NotTrusted,
     /// This very key was tried, and did not finish.
     NotFinished {
         /// How it ended.
@@ -43,8 +45,14 @@ pub fn reason(store: &Store, node: &str, inputs: &KeyInputs, before_record: Opti
         .filter_map(|(row, value)| Some((row, serde_json::from_value(value).ok()?)))
         .collect();
     let same: Vec<&ExecutionRow> = earlier.iter().map(|(row, _)| row).filter(|row| StageKey(row.key) == key).collect();
-    if same.iter().any(|row| row.outcome == sepia_cache::Outcome::Done) {
-        return Ok(Reason::OutputsGone);
+    let mut good = same.iter().filter(|row| row.outcome == sepia_cache::Outcome::Done).peekable();
+    if good.peek().is_some() {
+        for row in good {
+            if store.is_trusted(&row.record)? {
+                return Ok(Reason::OutputsGone);
+            }
+        }
+        return Ok(Reason::NotTrusted);
     }
     if let Some(row) = same.first() {
         return Ok(Reason::NotFinished { outcome: row.outcome.as_str().to_owned() });
@@ -68,6 +76,9 @@ impl Reason {
         match self {
             Reason::Never => "never ran here".to_owned(),
             Reason::OutputsGone => "its outputs are no longer in the store".to_owned(),
+            Reason::NotTrusted => {
+                "its results came from elsewhere, and nobody in `trusted_keys` has signed them".to_owned()
+            }
             Reason::NotFinished { outcome } => format!("its last attempt did not finish ({outcome})"),
             Reason::Changed { changes, .. } => {
                 let shown: Vec<String> = changes.iter().take(3).map(one_line).collect();

@@ -60,10 +60,11 @@ pub(super) struct RunRecord {
 }
 
 impl RunRecord {
-    pub(super) fn new(plan: &Plan, options: &RunOptions) -> Self {
+    pub(super) fn new(options: &RunOptions) -> Self {
         let started_at = now_ms();
         // Two runs of one millisecond on two hosts must differ, too.
-        let unique = format!("{started_at} {} {} {:?}", std::process::id(), plan.name, std::time::Instant::now());
+        let unique =
+            format!("{started_at} {} {} {:?}", std::process::id(), options.manifest, std::time::Instant::now());
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let run = Digest::derive("sepia run id v1", format!("{unique} {host}").as_bytes()).short();
         Self {
@@ -155,7 +156,7 @@ impl RunRecord {
         Record {
             schema: RECORD_SCHEMA,
             key: key.0,
-            key_inputs: serde_json::from_str(&key_inputs.canonical()).unwrap_or_default(),
+            key_inputs: serde_json::to_value(key_inputs).unwrap_or_default(),
             kind: node.entry.kind.to_owned(),
             stage_version: node.entry.version,
             node: node.name.clone(),
@@ -191,7 +192,7 @@ impl RunRecord {
         nodes: &[(NodeState, Option<StageKey>)],
         outcome: RunOutcome,
         summary: Summary,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Digest, StoreError> {
         let chosen = || plan.nodes.iter().zip(nodes).filter(|(_, (state, _))| *state != NodeState::Outside);
         let listing: Vec<PlanNode> =
             chosen().map(|(node, (_, key))| PlanNode { node: node.name.clone(), key: key.map(|key| key.0) }).collect();
@@ -211,8 +212,9 @@ impl RunRecord {
                 wall_seconds: self.seconds.get(&id).copied(),
             })
             .collect();
+        let plan = store.save_plan(&listing)?;
         let end = RunEnd {
-            plan: Some(store.save_plan(&listing)?),
+            plan: Some(plan),
             finished_at: now_ms(),
             outcome: outcome.name().to_owned(),
             counts: RunCounts {
@@ -226,16 +228,29 @@ impl RunRecord {
         if self.begun {
             store.finish_run(&self.run, &end)?;
         } else {
-            let RunEnd { plan, finished_at, outcome, counts } = end;
-            store.start_run(&RunRow {
-                plan,
-                finished_at: Some(finished_at),
-                outcome: Some(outcome),
-                counts,
-                ..self.row()
-            })?;
+            self.all_at_once(store, end)?;
         }
-        if rows.is_empty() { Ok(()) } else { store.add_run_nodes(&rows) }
+        if !rows.is_empty() {
+            store.add_run_nodes(&rows)?;
+        }
+        Ok(plan)
+    }
+
+    /// Writes down a run of a plan that the store has, of which nothing was left to do.
+    pub(super) fn end_standing(&self, store: &Store, plan: Digest, nodes: u64) -> Result<(), StoreError> {
+        let end = RunEnd {
+            plan: Some(plan),
+            finished_at: now_ms(),
+            outcome: RunOutcome::Done.name().to_owned(),
+            counts: RunCounts { nodes, cached: nodes, ..RunCounts::default() },
+        };
+        self.all_at_once(store, end)
+    }
+
+    fn all_at_once(&self, store: &Store, end: RunEnd) -> Result<(), StoreError> {
+        let RunEnd { plan, finished_at, outcome, counts } = end;
+        let end = RunRow { plan, finished_at: Some(finished_at), outcome: Some(outcome), counts, ..self.row() };
+        store.start_run(&end)
     }
 }
 

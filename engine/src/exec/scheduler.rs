@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    slots::{Amount, Slots},
+    slots::{Amount, Grant, Slots},
     state::{Change, IllegalChange, NodeState},
 };
 use crate::graph::{Graph, NodeId};
@@ -36,7 +36,7 @@ pub(super) struct Scheduler<'g> {
     to_resolve: VecDeque<NodeId>,
     to_start: BTreeSet<Rank>,
     slots: Slots,
-    granted: Vec<Option<Amount>>,
+    granted: Vec<Option<Grant>>,
     accepting: bool,
     open: usize,
 }
@@ -96,16 +96,16 @@ impl<'g> Scheduler<'g> {
         if self.slots.full() {
             return None;
         }
-        let fits = self.to_start.iter().find_map(|rank| {
-            let mut slots = self.slots;
-            let granted = slots.take(self.demands[rank.2.index()].amount)?;
-            Some((*rank, granted))
-        });
-        let (rank, granted) = fits?;
+        let rank = *self.to_start.iter().find(|rank| self.slots.fits(self.demands[rank.2.index()].amount))?;
         self.to_start.remove(&rank);
-        let _ = self.slots.take(granted);
-        self.granted[rank.2.index()] = Some(granted);
+        self.granted[rank.2.index()] = self.slots.take(self.demands[rank.2.index()].amount);
         Some(rank.2)
+    }
+
+    /// The numbers of the devices that a node was granted.
+    #[must_use]
+    pub(super) fn devices_of(&self, id: NodeId) -> &[usize] {
+        self.granted[id.index()].as_ref().map_or(&[], |grant| &grant.devices)
     }
 
     /// The result is in the store.
@@ -249,7 +249,7 @@ impl<'g> Scheduler<'g> {
 
     fn give_back(&mut self, id: NodeId) {
         if let Some(granted) = self.granted[id.index()].take() {
-            self.slots.give_back(granted);
+            self.slots.give_back(&granted);
         }
     }
 
@@ -303,7 +303,7 @@ mod tests {
 
     fn scheduler(graph: &Graph, nodes: usize, threads: usize) -> Scheduler<'_> {
         let amount = Amount { threads: 1, ..Amount::default() };
-        let total = Amount { threads, memory: 0, devices: 0 };
+        let total = Amount { threads, ..Amount::default() };
         Scheduler::new(graph, &vec![true; nodes], vec![Demand { amount, priority: 0 }; nodes], Slots::new(total))
     }
 
@@ -401,7 +401,7 @@ mod tests {
                 }
             }
             prop_assert!(running.is_empty());
-            prop_assert_eq!(scheduler.slots.take(Amount { threads, memory: 0, devices: 0 }).is_some(), true);
+            prop_assert_eq!(scheduler.slots.take(Amount { threads, ..Amount::default() }).is_some(), true);
         }
     }
 }

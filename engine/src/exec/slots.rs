@@ -1,4 +1,7 @@
 //! What a machine has to give: threads, memory, devices.
+//!
+//! Devices have numbers, because a child must be told which of them are its own: see [`Slots::take`] and
+//! [`machine_devices`].
 
 /// An amount of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -9,40 +12,75 @@ pub(super) struct Amount {
     pub(super) memory: u64,
     /// Devices.
     pub(super) devices: usize,
+    /// The number of the one device that will do, if not any will.
+    pub(super) pinned: Option<usize>,
+}
+
+/// What was granted, until it is given back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Grant {
+    amount: Amount,
+    /// The numbers of the devices, ascending.
+    pub(super) devices: Vec<usize>,
 }
 
 /// What there is, and what of it is free.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Slots {
     total: Amount,
     used: Amount,
+    /// By number.
+    device_free: Vec<bool>,
 }
 
 impl Slots {
     /// Everything free.
     #[must_use]
     pub(super) fn new(total: Amount) -> Self {
-        Self { total, used: Amount::default() }
+        Self { total, used: Amount::default(), device_free: vec![true; total.devices] }
     }
 
-    /// Takes an amount if it is free. A request above the total is served when nothing else runs: it is the author's
+    /// What would be granted of a request. One above the total is served when nothing else runs: it is the author's
     /// word against the machine's, and refusing for ever helps nobody.
-    pub(super) fn take(&mut self, wanted: Amount) -> Option<Amount> {
-        let granted = Amount {
+    fn granted(&self, wanted: Amount) -> Amount {
+        Amount {
             threads: wanted.threads.min(self.total.threads),
             memory: wanted.memory.min(self.total.memory),
             devices: wanted.devices.min(self.total.devices),
-        };
-        let fits = self.used.threads + granted.threads <= self.total.threads
+            pinned: wanted.pinned.filter(|number| *number < self.total.devices),
+        }
+    }
+
+    /// Whether [`take`](Self::take) would grant it now.
+    #[must_use]
+    pub(super) fn fits(&self, wanted: Amount) -> bool {
+        let granted = self.granted(wanted);
+        self.used.threads + granted.threads <= self.total.threads
             && self.used.memory + granted.memory <= self.total.memory
-            && self.used.devices + granted.devices <= self.total.devices;
-        if !fits {
+            && self.used.devices + granted.devices <= self.total.devices
+            && granted.pinned.is_none_or(|number| self.device_free[number])
+    }
+
+    /// Takes an amount if it is free; of the devices, the one that is asked for, else those with the lowest numbers.
+    pub(super) fn take(&mut self, wanted: Amount) -> Option<Grant> {
+        if !self.fits(wanted) {
             return None;
         }
-        self.used.threads += granted.threads;
-        self.used.memory += granted.memory;
-        self.used.devices += granted.devices;
-        Some(granted)
+        let amount = self.granted(wanted);
+        self.used.threads += amount.threads;
+        self.used.memory += amount.memory;
+        self.used.devices += amount.devices;
+        let mut devices: Vec<usize> = amount.pinned.filter(|_| amount.devices > 0).into_iter().collect();
+        for number in &devices {
+            self.device_free[*number] = false;
+        }
+        for (number, free) in self.device_free.iter_mut().enumerate() {
+            if devices.len() < amount.devices && std::mem::take(free) {
+                devices.push(number);
+            }
+        }
+        devices.sort_unstable();
+        Some(Grant { amount, devices })
     }
 
     /// Whether no thread is free, so that asking for more is in vain.
@@ -52,10 +90,15 @@ impl Slots {
     }
 
     /// Gives back what [`take`](Self::take) granted.
-    pub(super) fn give_back(&mut self, granted: Amount) {
-        self.used.threads -= granted.threads;
-        self.used.memory -= granted.memory;
-        self.used.devices -= granted.devices;
+    pub(super) fn give_back(&mut self, grant: &Grant) {
+        self.used.threads -= grant.amount.threads;
+        self.used.memory -= grant.amount.memory;
+        self.used.devices -= grant.amount.devices;
+        for number in &grant.devices {
+            if let Some(free) = self.device_free.get_mut(*number) {
+                *free = true;
+            }
+        }
     }
 }
 
@@ -72,22 +115,64 @@ pub(crate) fn machine_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them: that variable where it is set (a cluster's
+/// scheduler or the user has chosen), else the numbers of those that NVIDIA's driver lists.
+#[must_use]
+pub(crate) fn machine_devices() -> Vec<String> {
+    if let Ok(chosen) = std::env::var(VISIBLE) {
+        return chosen.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    }
+    let listed = fs_err::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
+    (0..listed).map(|number| number.to_string()).collect()
+}
+
+/// What tells a CUDA program which GPUs are its own.
+pub(super) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// The value of [`VISIBLE`] for a child that was granted devices. Beyond those of the machine, which
+/// `--devices` allows, a device goes by its number.
+#[must_use]
+pub(super) fn visible(granted: &[usize], machine: &[String]) -> String {
+    let name = |number: &usize| machine.get(*number).cloned().unwrap_or_else(|| number.to_string());
+    granted.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_taken_is_not_free_and_too_much_runs_alone() {
-        let amount = |threads| Amount { threads, memory: 10, devices: 0 };
-        let mut slots = Slots::new(Amount { threads: 2, memory: 100, devices: 1 });
+        let amount = |threads| Amount { threads, memory: 10, ..Amount::default() };
+        let mut slots = Slots::new(Amount { threads: 2, memory: 100, devices: 1, pinned: None });
         let one = slots.take(amount(1)).unwrap();
         assert!(slots.take(amount(8)).is_none());
-        slots.give_back(one);
+        slots.give_back(&one);
         let all = slots.take(amount(8)).unwrap();
-        assert_eq!(all.threads, 2);
+        assert_eq!(all.amount.threads, 2);
         assert!(slots.take(amount(1)).is_none());
-        slots.give_back(all);
-        assert!(slots.take(Amount { threads: 0, memory: 0, devices: 1 }).is_some());
-        assert!(slots.take(Amount { threads: 0, memory: 0, devices: 1 }).is_none());
+        slots.give_back(&all);
+        assert!(slots.take(Amount { devices: 1, ..Amount::default() }).is_some());
+        assert!(slots.take(Amount { devices: 1, ..Amount::default() }).is_none());
+    }
+
+    #[test]
+    fn nobody_shares_a_device_and_the_lowest_number_goes_first() {
+        let devices = |devices| Amount { devices, ..Amount::default() };
+        let mut slots = Slots::new(devices(3));
+        let first = slots.take(devices(1)).unwrap();
+        let pair = slots.take(devices(2)).unwrap();
+        assert_eq!((&first.devices[..], &pair.devices[..]), (&[0][..], &[1, 2][..]));
+        assert!(!slots.fits(devices(1)));
+        slots.give_back(&pair);
+        slots.give_back(&first);
+        assert_eq!(slots.take(devices(9)).unwrap().devices, [0, 1, 2]);
+        let second = Amount { pinned: Some(1), ..devices(1) };
+        let mut slots = Slots::new(devices(3));
+        let taken = slots.take(second).unwrap();
+        assert_eq!(taken.devices, [1]);
+        assert!(!slots.fits(second) && slots.fits(devices(1)));
+        assert_eq!(slots.take(devices(2)).unwrap().devices, [0, 2]);
+        assert_eq!(visible(&[0, 2], &["GPU-a".to_owned(), "GPU-b".to_owned()]), "GPU-a,2");
     }
 }

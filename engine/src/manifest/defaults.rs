@@ -7,7 +7,7 @@ use crate::diagnostic::Diagnostic;
 use crate::value::{Key, Table, Value, ValueKind};
 
 /// Takes the defaults out of the table and lays every stage over those of its kind.
-pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) {
+pub(super) fn apply(table: &mut Table, known: &[&str], found: &mut Vec<Diagnostic>) {
     let Some(at) = table.entries.iter().position(|(key, _)| key.name == "defaults") else { return };
     let (key, value) = table.entries.remove(at);
     let Some(defaults) = field::table(&key, &value, found) else { return };
@@ -35,6 +35,12 @@ pub(super) fn apply(table: &mut Table, found: &mut Vec<Diagnostic>) {
         }
     }
     for ((kind, _), _) in usable.iter().zip(used).filter(|(_, used)| !used) {
+        if !known.is_empty() && !known.contains(&kind.name.as_str()) {
+            let message = format!("there is no stage kind `{}`, so that it has no defaults", kind.name);
+            let error = Diagnostic::error("manifest::unknown-kind", message).label(kind.span, "");
+            found.push(field::unknown(error, &kind.name, known, "there are"));
+            continue;
+        }
         let message = format!("no stage is of the kind `{}`: these defaults change nothing", kind.name);
         let warning = Diagnostic::warning("manifest::unused-defaults", message).label(kind.span, "");
         let warning = field::unknown_of_many(

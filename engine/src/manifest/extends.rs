@@ -1,10 +1,9 @@
 //! `extends = "base.toml"`, or a list of files: the manifest is laid over the last of them, that over the one before,
-//! and so on. A base may extend others. Paths are relative to the file that names them; all other paths in a base stay
-//! relative to the manifest that is run.
+//! and so on. A base may extend others. Paths are relative to the file that names them, those of data too: see `rebase`.
 
-use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use camino::{Utf8Path, Utf8PathBuf};
 
-use super::{field, load::Loader, merge, read};
+use super::{field, load::Loader, merge, read, rebase::normal};
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::value::{Key, Span, Table, Value, ValueKind, parse_toml};
 
@@ -103,19 +102,4 @@ fn bases<'a>(key: &Key, value: &'a Value, found: &mut Vec<Diagnostic>) -> Vec<&'
         _ => vec![value],
     };
     all.into_iter().filter(|one| field::word(key, one, found).is_some()).collect()
-}
-
-/// The path without `.` and, where that is certain, without `..`.
-fn normal(path: &Utf8Path) -> Utf8PathBuf {
-    let mut normal = Utf8PathBuf::new();
-    for component in path.components() {
-        match component {
-            Utf8Component::CurDir => {}
-            Utf8Component::ParentDir if matches!(normal.components().next_back(), Some(Utf8Component::Normal(_))) => {
-                normal.pop();
-            }
-            other => normal.push(other),
-        }
-    }
-    normal
 }

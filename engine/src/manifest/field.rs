@@ -56,7 +56,7 @@ pub fn value_diagnostic(error: &ValueError, path: &str) -> Diagnostic {
 }
 
 /// What to write instead.
-fn other_spelling(found: &str, expected: &str) -> String {
+pub(crate) fn other_spelling(found: &str, expected: &str) -> String {
     let numeric = expected.contains("number") || expected.contains("`true`");
     let quoted = found.strip_prefix("the text \"").and_then(|rest| rest.strip_suffix('"'));
     if let Some(quoted) = quoted.filter(|text| numeric && (text.parse::<f64>().is_ok() || is_flag(text))) {

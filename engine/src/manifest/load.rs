@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Manifest, defaults, extends, overrides, params, profile, read, stem};
+use super::{Manifest, defaults, extends, overrides, params, profile, read, rebase, stem};
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::value::{Span, Table};
 
@@ -14,6 +14,9 @@ const MAX_FOUND: usize = 100;
 /// Gives the text of a file that a manifest extends, or says in words why it cannot. The path is relative to the same
 /// folder as the name of the manifest that was loaded.
 pub type Loader<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
+/// The places of a kind's parameters that name files, keys from the outside in, `*` for any key.
+pub type PathParams<'a> = &'a dyn Fn(&str) -> Vec<Vec<String>>;
 
 /// What the caller chooses beside the text of the manifest.
 #[derive(Clone, Copy, Default)]
@@ -26,6 +29,10 @@ pub struct Load<'a> {
     pub matrix: &'a [String],
     /// Reads the files that a manifest extends; without it, `extends` is an error.
     pub loader: Option<Loader<'a>>,
+    /// The stage kinds that there are; empty where nobody knows them. Defaults of others are errors.
+    pub kinds: &'a [&'a str],
+    /// Knows which parameters are paths; without it, paths in a manifest that is extended stay as they are.
+    pub paths: Option<PathParams<'a>>,
 }
 
 impl Manifest {
@@ -83,16 +90,21 @@ fn resolve(
     found: &mut Vec<Diagnostic>,
 ) -> Option<(Table, Span, Vec<Span>)> {
     let (mut table, whole) = extends::load(sources, name, text, options.loader, found)?;
+    let bases = whole.source + 1..=u16::try_from(sources.len().saturating_sub(1)).unwrap_or(u16::MAX);
     if table.entries.is_empty() {
         let error = Diagnostic::error("manifest::empty", "the manifest is empty").label(Span { end: 0, ..whole }, "");
         found.push(error.help("`sepia new NAME` writes a manifest to start from"));
         return None;
     }
     profile::apply(&mut table, options.profile, found);
-    overrides::set(sources, &mut table, options.set, found);
-    overrides::matrix(sources, &mut table, options.matrix, found);
+    let ended = overrides::set(sources, &mut table, options.set, found);
+    let begun = overrides::matrix(sources, &mut table, options.matrix, found);
     let unresolved = params::apply(&mut table, found);
-    defaults::apply(&mut table, found);
+    defaults::apply(&mut table, options.kinds, found);
+    overrides::end_defaults(&mut table, &ended, &begun);
+    if let Some(paths) = options.paths {
+        rebase::apply(&mut table, sources, name, bases, paths);
+    }
     Some((table, whole, unresolved))
 }
 

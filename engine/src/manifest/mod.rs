@@ -39,12 +39,14 @@
 mod defaults;
 mod extends;
 mod field;
+mod format;
 mod load;
 mod merge;
 mod overrides;
 mod params;
 mod profile;
 mod read;
+mod rebase;
 mod resolved;
 mod stage;
 mod sweep;
@@ -53,8 +55,10 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use field::other_spelling;
 pub use field::value_diagnostic;
-pub use load::{Load, Loader};
+pub use format::format;
+pub use load::{Load, Loader, PathParams};
 pub use stage::RESERVED;
 pub use sweep::MAX_NODES;
 

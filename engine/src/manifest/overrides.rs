@@ -8,8 +8,12 @@ use super::merge;
 use crate::diagnostic::{Diagnostic, Sources};
 use crate::value::{Key, Span, Table, Value, ValueKind, parse_toml};
 
-/// Applies `--set`, in order.
-pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], found: &mut Vec<Diagnostic>) {
+/// A stage and a parameter of it that `--set` gave a value.
+type Ended = (String, Vec<Key>);
+
+/// Applies `--set`, in order. Returns which sweeps that ends, for [`end_defaults`].
+pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], found: &mut Vec<Diagnostic>) -> Vec<Ended> {
+    let mut ended = Vec::new();
     for text in all {
         let Some((path, value)) = assignment(sources, "--set", text, found) else { continue };
         if let [stages, stage, param @ ..] = path.as_slice()
@@ -17,6 +21,7 @@ pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], foun
             && !param.is_empty()
         {
             unsweep(table, &stage.name, param, false);
+            ended.push((stage.name.clone(), param.to_vec()));
         }
         // Through `merge`, so that a table does what a table in a profile does.
         let over = path.into_iter().rev().fold(value, |value, key| {
@@ -27,10 +32,27 @@ pub(super) fn set(sources: &mut Sources, table: &mut Table, all: &[String], foun
             merge::merge(table, over);
         }
     }
+    ended
 }
 
-/// Applies `--matrix`, in order.
-pub(super) fn matrix(sources: &mut Sources, table: &mut Table, all: &[String], found: &mut Vec<Diagnostic>) {
+/// Ends the sweeps that stages have from `[defaults.KIND]`, once those are filled in. `--matrix` comes after `--set` and
+/// may have begun one anew: that stays.
+pub(super) fn end_defaults(table: &mut Table, ended: &[Ended], begun: &[Ended]) {
+    let names = |(stage, param): &Ended| (stage.clone(), dotted(param));
+    let begun: Vec<(String, String)> = begun.iter().map(names).collect();
+    for one in ended.iter().filter(|one| !begun.contains(&names(one))) {
+        unsweep(table, &one.0, &one.1, false);
+    }
+}
+
+/// Applies `--matrix`, in order. Returns which sweeps that begins.
+pub(super) fn matrix(
+    sources: &mut Sources,
+    table: &mut Table,
+    all: &[String],
+    found: &mut Vec<Diagnostic>,
+) -> Vec<Ended> {
+    let mut begun = Vec::new();
     for text in all {
         let Some((path, value)) = assignment(sources, "--matrix", text, found) else { continue };
         let path: &[Key] = match path.as_slice() {
@@ -44,10 +66,12 @@ pub(super) fn matrix(sources: &mut Sources, table: &mut Table, all: &[String], f
             continue;
         }
         unsweep(table, &stage.name, param, true);
+        begun.push((stage.name.clone(), param.to_vec()));
         let key = |name: &str| Key { name: name.to_owned(), span: stage.span };
         let axis = Key { name: dotted(param), span: param.first().map_or(stage.span, |key| key.span) };
         merge::set(table, &[key("stages"), stage.clone(), key("matrix"), axis], value);
     }
+    begun
 }
 
 fn dotted(path: &[Key]) -> String {

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::Digest;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::params::place_of;
 use crate::{
     diagnostic::Diagnostic,
     manifest::StageDecl,
-    stage::{ResolvedFile, input_files},
+    stage::{Places, Remote, ResolvedFile, Written, input_files, is_pattern},
 };
 
 /// A parameter that names external files.
@@ -19,7 +20,7 @@ pub struct ExternalFile {
     /// Dotted path of the parameter.
     pub param: String,
     /// As written.
-    pub written: Vec<String>,
+    pub written: Vec<Written>,
 }
 
 /// The external files that canonical parameters name, in the order of the text.
@@ -28,6 +29,19 @@ pub fn external_files(params: &Value) -> Vec<ExternalFile> {
     let mut found = Vec::new();
     walk("", params, &mut found);
     found
+}
+
+/// Whether canonical parameters name a file at all. Asked of every node, so no paths are made.
+#[must_use]
+pub fn names_files(params: &Value) -> bool {
+    match params {
+        Value::Object(map) => match map.get(input_files::MARK).filter(|_| map.len() == 1) {
+            Some(written) => written.as_array().is_some_and(|written| !written.is_empty()),
+            None => map.values().any(names_files),
+        },
+        Value::Array(items) => items.iter().any(names_files),
+        _ => false,
+    }
 }
 
 fn walk(path: &str, value: &Value, found: &mut Vec<ExternalFile>) {
@@ -49,13 +63,13 @@ fn walk(path: &str, value: &Value, found: &mut Vec<ExternalFile>) {
     }
 }
 
-fn marked(value: &Value) -> Option<Vec<String>> {
+fn marked(value: &Value) -> Option<Vec<Written>> {
     let map = value.as_object()?;
     let list = map.get(input_files::MARK)?.as_array()?;
-    (map.len() == 1).then(|| list.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+    (map.len() == 1).then(|| list.iter().filter_map(|one| Written::deserialize(one).ok()).collect())
 }
 
-fn replaced<E>(value: &Value, replace: &mut impl FnMut(&[String]) -> Result<Value, E>) -> Result<Value, E> {
+fn replaced<E>(value: &Value, replace: &mut impl FnMut(&[Written]) -> Result<Value, E>) -> Result<Value, E> {
     if let Some(written) = marked(value) {
         return replace(&written);
     }
@@ -80,24 +94,48 @@ pub fn with_content<E: From<std::io::Error>>(
     folder: &Utf8Path,
     mut digest: impl FnMut(&Utf8Path) -> Result<Digest, E>,
 ) -> Result<Value, E> {
-    replaced(params, &mut |written| {
-        let files = input_files::resolve(written, folder)?;
-        let contents = files.iter().map(|file| {
+    replaced(params, &mut |written| content_of(written, folder, &mut digest))
+}
+
+/// What takes the place of one parameter that names files, in a key. What is at a URL is known before it is fetched.
+///
+/// # Errors
+/// As [`with_content`].
+pub(crate) fn content_of<E: From<std::io::Error>>(
+    written: &[Written],
+    folder: &Utf8Path,
+    mut digest: impl FnMut(&Utf8Path) -> Result<Digest, E>,
+) -> Result<Value, E> {
+    let mut contents = Vec::new();
+    for one in written {
+        if let Written::Url(remote) = one {
+            contents.push(json!(remote.content()));
+            continue;
+        }
+        for file in input_files::resolve(std::slice::from_ref(one), Places { folder, downloads: None })? {
             let digest = digest(&file.path)?.to_string();
-            Ok(if file.name.is_empty() { json!(digest) } else { json!([file.name, digest]) })
-        });
-        Ok(json!({ "$content": contents.collect::<Result<Vec<Value>, E>>()? }))
-    })
+            contents.push(if file.name.is_empty() { json!(digest) } else { json!([file.name, digest]) });
+        }
+    }
+    Ok(json!({ "$content": contents }))
 }
 
 /// The parameters as the stage gets them: each file by its absolute path.
 ///
 /// # Errors
-/// For a path that cannot be listed.
-pub fn with_files(params: &Value, folder: &Utf8Path) -> std::io::Result<Value> {
+/// For a path that cannot be listed, or a URL that was not fetched.
+pub fn with_files(params: &Value, places: Places<'_>) -> std::io::Result<Value> {
     replaced(params, &mut |written| {
-        let files: Vec<ResolvedFile> = input_files::resolve(written, folder)?;
+        let files: Vec<ResolvedFile> = input_files::resolve(written, places)?;
         Ok(json!({ input_files::MARK: files }))
+    })
+}
+
+/// The files at URLs that canonical parameters name.
+pub fn remotes(params: &Value) -> impl Iterator<Item = Remote> {
+    external_files(params).into_iter().flat_map(|file| file.written).filter_map(|written| match written {
+        Written::Url(remote) => Some(remote),
+        Written::Path(_) => None,
     })
 }
 
@@ -113,8 +151,12 @@ impl FileCheck {
     }
 
     pub(super) fn check(&mut self, decl: &StageDecl, params: &Value, found: &mut Vec<Diagnostic>) {
+        if !names_files(params) {
+            return;
+        }
         for file in external_files(params) {
             for written in &file.written {
+                let Written::Path(written) = written else { continue };
                 let path = self.folder.join(written);
                 if self.good.contains(&path) {
                     continue;
@@ -123,6 +165,14 @@ impl FileCheck {
                     Ok(_) => {
                         self.good.insert(path);
                     }
+                    Err(_) if is_pattern(written) => match self.no_match(written) {
+                        None => drop(self.good.insert(path)),
+                        Some((why, help)) => found.push(
+                            Diagnostic::error("plan::missing-file", format!("`{}`: {why}", decl.origin))
+                                .label(place_of(decl, &file.param), format!("looked for {path}"))
+                                .help(help),
+                        ),
+                    },
                     Err(error) => {
                         let why = match error.kind() {
                             std::io::ErrorKind::NotFound => "does not exist".to_owned(),
@@ -138,6 +188,36 @@ impl FileCheck {
                 }
             }
         }
+    }
+}
+
+impl FileCheck {
+    /// Why a pattern stands for no file, and what to do.
+    fn no_match(&self, pattern: &str) -> Option<(String, String)> {
+        let places = Places { folder: &self.folder, downloads: None };
+        let error = input_files::resolve(&[Written::Path(pattern.to_owned())], places).err()?;
+        let plain: Vec<&str> = pattern.split('/').take_while(|part| !is_pattern(part)).collect();
+        let folder = self.folder.join(plain.join("/"));
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Some((
+                format!("`{pattern}` cannot be looked for: {error}"),
+                "check the folder's permissions".into(),
+            ));
+        }
+        if !folder.is_dir() {
+            return Some((format!("`{pattern}` matches no file"), nearby(&folder)));
+        }
+        let mut names: Vec<String> = folder
+            .read_dir_utf8()
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_owned()))
+            .collect();
+        names.retain(|name| !name.starts_with('.'));
+        names.sort_unstable();
+        let more = if names.len() > 8 { ", ..." } else { "" };
+        let there = if names.is_empty() { "nothing".to_owned() } else { names[..names.len().min(8)].join(", ") };
+        Some((format!("`{pattern}` matches no file"), format!("in {folder} there is: {there}{more}")))
     }
 }
 
@@ -183,8 +263,19 @@ mod tests {
             json!([one.to_string(), ["a.txt", a.to_string()], ["b.txt", b.to_string()]])
         );
         assert_eq!(keyed["n"], json!(3));
-        let files = with_files(&params, folder).unwrap();
+        let places = Places { folder, downloads: None };
+        let files = with_files(&params, places).unwrap();
         assert_eq!(files["deep"]["list"][0]["$input"][0]["path"], json!(folder.join("one.txt")));
-        assert!(with_files(&json!({"$input": ["gone.txt"]}), folder).is_err());
+        assert!(with_files(&json!({"$input": ["gone.txt"]}), places).is_err());
+        let matched = with_content::<std::io::Error>(&json!({"$input": ["many/*.txt"]}), folder, |path| {
+            Ok(Digest::of_bytes(path.file_name().unwrap().as_bytes()))
+        });
+        // A pattern is its matches: the same key as the folder that holds just these.
+        assert_eq!(matched.unwrap()["$content"], json!([["a.txt", a.to_string()], ["b.txt", b.to_string()]]));
+        let url = json!({"$input": [{"url": "https://a.org/x", "blake3": a.to_string()}]});
+        let keyed = with_content::<std::io::Error>(&url, folder, |_| unreachable!()).unwrap();
+        assert_eq!(keyed["$content"], json!([a.to_string()]));
+        assert!(with_files(&url, places).unwrap_err().to_string().contains("has not been fetched"));
+        assert_eq!(remotes(&json!({"deep": [url]})).count(), 1);
     }
 }

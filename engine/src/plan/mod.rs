@@ -4,17 +4,24 @@
 //! whose types fit, there is no cycle, every external file exists. Nothing has run yet and the store is not looked at.
 
 mod device;
+mod estimate;
 mod external;
+#[cfg(test)]
+mod fuzz_tests;
 mod kind_info;
 mod node;
 mod params;
+mod path_params;
 mod select;
 mod wiring;
 
 pub use device::resolve_device;
-pub use external::{ExternalFile, external_files, with_content, with_files};
+pub use estimate::{Machine, estimates, over_limits};
+pub(crate) use external::content_of;
+pub use external::{ExternalFile, external_files, names_files, remotes, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
 pub(crate) use params::place_of;
+pub use path_params::path_params;
 pub use select::{Selection, select};
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -80,6 +80,21 @@ impl Node {
         self.wires.iter().map(|wire| wire.from)
     }
 
+    /// Devices that it has to itself while it runs: what it asks for, else one if it computes on a GPU.
+    #[must_use]
+    pub fn devices(&self) -> usize {
+        self.decl.resources.device.unwrap_or(usize::from(matches!(self.device, Device::Cuda(_))))
+    }
+
+    /// The number of the GPU that its author names, where it is not the first: `cuda` is any, and so is `cuda:0`.
+    #[must_use]
+    pub fn pinned_device(&self) -> Option<usize> {
+        match self.device {
+            Device::Cuda(number) if number > 0 => Some(number),
+            Device::Cuda(_) | Device::Cpu => None,
+        }
+    }
+
     /// Threads it may use: what it asks for, else one. Never what happens to be free.
     #[must_use]
     pub fn threads(&self) -> usize {

@@ -6,7 +6,7 @@ use camino::Utf8Path;
 
 use crate::{
     diagnostic::{Diagnostic, nearest},
-    manifest::{RESERVED, StageDecl},
+    manifest::{RESERVED, StageDecl, other_spelling},
     plan::kind_info::KindInfo,
     stage::{Check, Problem},
     value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
@@ -100,7 +100,7 @@ fn value_error(decl: &StageDecl, error: &ValueError) -> Diagnostic {
                 .label(error.span, format!("expected one of {expected_list}"));
             match nearest(variant, expected.iter().map(String::as_str)) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error,
+                None => error.help(format!("`sepia help {}` says what they mean", decl.kind.text)),
             }
         }
         ValueErrorKind::MissingField { field } => {
@@ -116,9 +116,15 @@ fn value_error(decl: &StageDecl, error: &ValueError) -> Diagnostic {
         ValueErrorKind::WrongType { found, expected } => {
             Diagnostic::error("plan::wrong-type", format!("{name} must be {expected}, found {found}"))
                 .label(error.span, format!("expected {expected}"))
+                .help(other_spelling(found, expected))
         }
         ValueErrorKind::Other(message) => {
-            Diagnostic::error("plan::bad-value", format!("{name}: {message}")).label(error.span, "")
+            // A type that reads itself says what to do on a second line.
+            let (message, help) = message.split_once('\n').unwrap_or((message, ""));
+            let reference = format!("`sepia help {}` says what is expected", decl.kind.text);
+            Diagnostic::error("plan::bad-value", format!("{name}: {message}"))
+                .label(error.span, "")
+                .help(if help.is_empty() { reference } else { help.to_owned() })
         }
     }
 }
@@ -148,9 +154,8 @@ pub(super) fn report_problems(decl: &StageDecl, problems: Vec<Problem>, found: &
     for problem in problems {
         let mut error = Diagnostic::error("plan::bad-value", format!("`{}`: {}", decl.origin, problem.message))
             .label(place_of(decl, &problem.param), format!("`{}`", problem.param));
-        if let Some(help) = problem.help {
-            error = error.help(help);
-        }
+        let reference = || format!("`sepia help {}` says what it does", decl.kind.text);
+        error = error.help(problem.help.unwrap_or_else(reference));
         found.push(error);
     }
 }

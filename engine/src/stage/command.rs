@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, InputFiles, NoKnobs, Stage, StageContext, StageEntry, StageError};
+use super::{Check, InputFiles, NoKnobs, Stage, StageContext, StageEntry, StageError, Written};
 
 /// Runs a program: your own script beside the built-in stages.
 ///
@@ -73,10 +73,15 @@ impl Stage for Command {
             }
         }
         for written in params.files.written() {
-            if let Some(why) = outside(written) {
+            let path = match written {
+                // What is fetched is copied under the name it has in the URL.
+                Written::Url(remote) => remote.file_name(),
+                Written::Path(path) => path,
+            };
+            if let Some(why) = outside(path) {
                 check.problem(
                     "files",
-                    format!("{written:?} {why}, so it has no place in the working folder"),
+                    format!("{path:?} {why}, so it has no place in the working folder"),
                     "name it under `data`, and use `${data.NAME}`",
                 );
             }

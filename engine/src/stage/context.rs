@@ -60,6 +60,15 @@ impl Dtype {
             Dtype::F16 => "f16",
         }
     }
+
+    /// Bytes of one number.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
 }
 
 /// Everything one attempt of a stage needs, as plain data.

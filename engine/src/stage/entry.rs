@@ -1,8 +1,9 @@
 //! The registry: stage kinds as plain static data.
 
 use schemars::{Schema, SchemaGenerator};
+use serde::Deserialize as _;
 
-use super::{Check, Port, Stage, StageContext, StageError};
+use super::{Check, Dtype, Estimate, MethodInfo, Port, Stage, StageContext, StageError};
 use crate::value::{Value, ValueError};
 
 /// A stage kind with its types erased: a row of the registry.
@@ -32,6 +33,7 @@ pub struct StageEntry {
     pub(crate) params_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) knobs_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) resolve: fn(&Value, &mut Check<'_>) -> Result<serde_json::Value, ValueError>,
+    pub(crate) estimate: fn(&serde_json::Value, &mut Check<'_>, Dtype) -> Estimate,
     pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
 }
@@ -66,6 +68,7 @@ impl StageEntry {
             threads: S::THREADS,
             open: false,
             resolve: resolve::<S>,
+            estimate: estimate::<S>,
             canonical_knobs: |value| canonical::<S::Knobs>(value),
             run: run::<S>,
         }
@@ -89,6 +92,13 @@ fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>) -> Result<serde_json:
     to_json(value, &typed)
 }
 
+/// From canonical parameters; also states the facts of the outputs.
+fn estimate<S: Stage>(params: &serde_json::Value, check: &mut Check<'_>, dtype: Dtype) -> Estimate {
+    let Ok(params) = S::Params::deserialize(params) else { return Estimate::default() };
+    S::check(&params, check);
+    S::estimate(&params, check, dtype)
+}
+
 fn run<S: Stage>(
     params: &serde_json::Value,
     knobs: &serde_json::Value,
@@ -109,6 +119,7 @@ fn property_names(schema: &Schema) -> Vec<String> {
 #[derive(Clone, Copy)]
 pub struct Registry {
     entries: &'static [StageEntry],
+    methods: &'static [MethodInfo],
     cuda: bool,
 }
 
@@ -116,7 +127,20 @@ impl Registry {
     /// A registry over a static list.
     #[must_use]
     pub const fn new(entries: &'static [StageEntry]) -> Self {
-        Self { entries, cuda: false }
+        Self { entries, methods: &[], cuda: false }
+    }
+
+    /// The same, with the training methods that its kinds know.
+    #[must_use]
+    pub const fn with_methods(mut self, methods: &'static [MethodInfo]) -> Self {
+        self.methods = methods;
+        self
+    }
+
+    /// The training methods, in source order.
+    #[must_use]
+    pub fn methods(&self) -> &'static [MethodInfo] {
+        self.methods
     }
 
     /// The same kinds in a binary that can, or cannot, compute on NVIDIA GPUs.

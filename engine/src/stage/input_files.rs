@@ -1,7 +1,7 @@
 //! Parameters that name files outside the store.
 //!
 //! A parameter of type [`InputFile`] or [`InputFiles`] is written as a path (or a list of paths and folders) relative to
-//! the manifest. Its *content* goes into the key, its path does not. The engine finds such parameters by their type: they
+//! the manifest, as a pattern, or as a URL with a digest. Its *content* goes into the key, its path does not. The engine finds such parameters by their type: they
 //! serialise as a marked map, which the engine resolves before the key is made and before the stage sees them.
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -11,6 +11,8 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
     ser::SerializeMap,
 };
+
+use super::written::{self, Written, is_pattern};
 
 /// The mark that [`InputFiles`] leaves in serialised parameters.
 pub(crate) const MARK: &str = "$input";
@@ -30,7 +32,7 @@ pub struct ResolvedFile {
 /// Files and folders outside the store: `"data/text.txt"`, `["a.txt", "more/"]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputFiles {
-    written: Vec<String>,
+    written: Vec<Written>,
     resolved: Vec<ResolvedFile>,
 }
 
@@ -41,7 +43,7 @@ pub struct InputFile(InputFiles);
 impl InputFiles {
     /// As the author wrote them.
     #[must_use]
-    pub fn written(&self) -> &[String] {
+    pub fn written(&self) -> &[Written] {
         &self.written
     }
 
@@ -54,7 +56,7 @@ impl InputFiles {
     /// Files that are already resolved, for a stage's own tests.
     #[must_use]
     pub fn of(paths: Vec<Utf8PathBuf>) -> Self {
-        let written: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        let written = paths.iter().map(|path| Written::Path(path.to_string())).collect();
         let file = |path: Utf8PathBuf| ResolvedFile { written: path.to_string(), path, name: String::new() };
         Self { written, resolved: paths.into_iter().map(file).collect() }
     }
@@ -62,44 +64,54 @@ impl InputFiles {
     /// Finds the files, relative to `folder`. Folders are read recursively; names that start with a dot are left out.
     ///
     /// # Errors
-    /// The first path that does not exist or cannot be read.
+    /// The first path that does not exist or cannot be read. Files at URLs are not there before a run fetches them.
     pub fn resolve(&self, folder: &Utf8Path) -> std::io::Result<Vec<ResolvedFile>> {
-        resolve(&self.written, folder)
+        resolve(&self.written, Places { folder, downloads: None })
     }
 }
 
-/// See [`InputFiles::resolve`].
-pub(crate) fn resolve(written: &[String], folder: &Utf8Path) -> std::io::Result<Vec<ResolvedFile>> {
+/// Where files are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// What relative paths start from: the manifest's folder.
+    pub folder: &'a Utf8Path,
+    /// Where fetched files are kept; `None` where they are out of reach.
+    pub downloads: Option<&'a Utf8Path>,
+}
+
+/// See [`InputFiles::resolve`]. A pattern that matches nothing is an error, and so is a URL that was not fetched.
+pub(crate) fn resolve(written: &[Written], places: Places<'_>) -> std::io::Result<Vec<ResolvedFile>> {
+    let missing = |message: String| Err(std::io::Error::new(std::io::ErrorKind::NotFound, message));
     let mut found = Vec::new();
     for one in written {
-        let path = folder.join(one);
-        if fs_err::metadata(&path)?.is_dir() {
-            let mut inside = Vec::new();
-            walk(&path, "", one, &mut inside)?;
-            inside.sort_by(|a: &ResolvedFile, b| a.name.cmp(&b.name));
-            found.append(&mut inside);
-        } else {
-            found.push(ResolvedFile { path, name: String::new(), written: one.clone() });
+        match one {
+            Written::Url(remote) => {
+                let path = places.downloads.map(|downloads| remote.place(downloads)).filter(|path| path.is_file());
+                let Some(path) = path else { return missing(format!("{} has not been fetched", remote.url)) };
+                found.push(ResolvedFile { path, name: String::new(), written: remote.file_name().to_owned() });
+            }
+            Written::Path(written) => {
+                let path = places.folder.join(written);
+                // A name with brackets in it is first of all a name.
+                let here = match fs_err::metadata(&path) {
+                    Err(_) if is_pattern(written) => None,
+                    here => Some(here?),
+                };
+                match here {
+                    Some(here) if here.is_dir() => found.append(&mut written::folder(&path, written)?),
+                    Some(_) => found.push(ResolvedFile { path, name: String::new(), written: written.clone() }),
+                    None => {
+                        let mut matched = written::matches(written, places.folder)?;
+                        if matched.is_empty() {
+                            return missing(format!("`{written}` matches no file"));
+                        }
+                        found.append(&mut matched);
+                    }
+                }
+            }
         }
     }
     Ok(found)
-}
-
-fn walk(folder: &Utf8Path, prefix: &str, written: &str, found: &mut Vec<ResolvedFile>) -> std::io::Result<()> {
-    for entry in folder.read_dir_utf8()? {
-        let entry = entry?;
-        if entry.file_name().starts_with('.') {
-            continue;
-        }
-        let name =
-            if prefix.is_empty() { entry.file_name().to_owned() } else { format!("{prefix}/{}", entry.file_name()) };
-        if fs_err::metadata(entry.path())?.is_dir() {
-            walk(entry.path(), &name, written, found)?;
-        } else {
-            found.push(ResolvedFile { path: entry.path().to_owned(), name, written: written.to_owned() });
-        }
-    }
-    Ok(())
 }
 
 impl InputFile {
@@ -108,7 +120,7 @@ impl InputFile {
     pub fn path(&self) -> Utf8PathBuf {
         match (self.0.resolved.first(), self.0.written.first()) {
             (Some(file), _) => file.path.clone(),
-            (None, Some(written)) => Utf8PathBuf::from(written),
+            (None, Some(written)) => Utf8PathBuf::from(written.as_str()),
             (None, None) => Utf8PathBuf::new(),
         }
     }
@@ -148,8 +160,9 @@ impl<'de> Visitor<'de> for InputFilesVisitor {
         f.write_str("a path, or a list of paths, as text")
     }
 
-    fn visit_str<E>(self, path: &str) -> Result<InputFiles, E> {
-        Ok(InputFiles { written: vec![path.to_owned()], resolved: Vec::new() })
+    fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<InputFiles, E> {
+        let written = Written::path(path).map_err(E::custom)?;
+        Ok(InputFiles { written: vec![written], resolved: Vec::new() })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<InputFiles, A::Error> {
@@ -163,12 +176,14 @@ impl<'de> Visitor<'de> for InputFilesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InputFiles, A::Error> {
         let key: Option<String> = map.next_key()?;
         if key.as_deref() != Some(MARK) {
-            return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Map, &self));
+            let remote = written::remote(map, key)?;
+            return Ok(InputFiles { written: vec![Written::Url(remote)], resolved: Vec::new() });
         }
         let files = match map.next_value()? {
             MarkedPaths::Written(written) => InputFiles { written, resolved: Vec::new() },
             MarkedPaths::Resolved(resolved) => {
-                let mut written: Vec<String> = resolved.iter().map(|file| file.written.clone()).collect();
+                let mut written: Vec<Written> =
+                    resolved.iter().map(|file| Written::Path(file.written.clone())).collect();
                 written.dedup();
                 InputFiles { written, resolved }
             }
@@ -184,7 +199,7 @@ impl<'de> Visitor<'de> for InputFilesVisitor {
 #[serde(untagged)]
 enum MarkedPaths {
     Resolved(Vec<ResolvedFile>),
-    Written(Vec<String>),
+    Written(Vec<Written>),
 }
 
 impl<'de> Deserialize<'de> for InputFiles {
@@ -199,6 +214,13 @@ impl<'de> Deserialize<'de> for InputFile {
         if files.written.len() != 1 {
             return Err(serde::de::Error::custom(format!("expected one file, found {}", files.written.len())));
         }
+        if let [Written::Path(path)] = files.written.as_slice()
+            && is_pattern(path)
+            && files.resolved.is_empty()
+        {
+            let message = format!("expected one file, found the pattern `{path}`");
+            return Err(serde::de::Error::custom(message + "\nwrite the name of one file"));
+        }
         Ok(Self(files))
     }
 }
@@ -209,9 +231,10 @@ impl JsonSchema for InputFiles {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let remote = remote_schema();
         schemars::json_schema!({
-            "description": "Files and folders, relative to the manifest; their content is part of the key.",
-            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }]
+            "description": "Files, folders and patterns (`texts/*.txt`, `**`), relative to the manifest, or URLs with the digest of what is there; their content is part of the key.",
+            "anyOf": [{ "type": "string" }, remote, { "type": "array", "items": { "anyOf": [{ "type": "string" }, remote] }, "minItems": 1 }]
         })
     }
 }
@@ -222,9 +245,20 @@ impl JsonSchema for InputFile {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let remote = remote_schema();
         schemars::json_schema!({
-            "description": "A file, relative to the manifest; its content is part of the key.",
-            "type": "string"
+            "description": "A file, relative to the manifest, or a URL with the digest of what is there; its content is part of the key.",
+            "anyOf": [{ "type": "string" }, remote]
         })
     }
+}
+
+fn remote_schema() -> serde_json::Value {
+    let digest = serde_json::json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" });
+    serde_json::json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["url"],
+        "properties": { "url": { "type": "string", "pattern": "^https?://" }, "blake3": digest, "sha256": digest },
+    })
 }

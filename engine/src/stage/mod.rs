@@ -11,20 +11,28 @@ pub(crate) mod command;
 mod context;
 mod entry;
 mod error;
+mod estimate;
 pub(crate) mod input_files;
+mod method_info;
 mod metrics;
 mod port;
 mod seed;
+mod written;
 
 pub use check::{Check, Facts, Problem};
 pub use command::{Command, CommandParams};
 pub use context::{Device, Dtype, Job, Progress, Sink, StageContext, StopFlag};
 pub use entry::{Registry, StageEntry};
 pub use error::StageError;
-pub use input_files::{InputFile, InputFiles, ResolvedFile};
+pub use estimate::Estimate;
+pub use input_files::{InputFile, InputFiles, Places, ResolvedFile};
+pub use method_info::MethodInfo;
 pub use metrics::{MetricPoint, parse_metrics};
 pub use port::{Port, PortType};
 pub use seed::derive_seed;
+pub use written::{Remote, Written};
+
+pub(crate) use written::is_pattern;
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -56,6 +64,13 @@ pub trait Stage: 'static {
     /// Checks that need more than one field, before anything runs; also says what is known of the outputs.
     fn check(params: &Self::Params, check: &mut Check<'_>) {
         let _ = (params, check);
+    }
+
+    /// What the stage will need, from its parameters and the facts of its inputs, in a dtype. Called after
+    /// [`check`](Self::check), with the same `check`; what is not known stays empty.
+    fn estimate(params: &Self::Params, check: &Check<'_>, dtype: Dtype) -> Estimate {
+        let _ = (params, check, dtype);
+        Estimate::default()
     }
 
     /// Does the work, in a child process of its own.

@@ -1,8 +1,8 @@
 //! The token folder that `text-dataset` writes and every training stage reads.
 //!
-//! `train.bin` and `validation.bin` hold the token ids one after the other, little endian, without a header: u16 where
-//! the vocabulary has at most 65,536 entries, u32 above. `meta.json` says which, and what belongs to both;
-//! `tokenizer.json` turns them back into text.
+//! `train.bin` and `validation.bin` (and `test.bin`, where a test split was asked for) hold the token ids one after the
+//! other, little endian, without a header: u16 where the vocabulary has at most 65,536 entries, u32 above. `meta.json`
+//! says which, and what belongs to all; `tokenizer.json` turns them back into text.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_engine::stage::StageError;
@@ -28,6 +28,12 @@ pub struct TokenMeta {
     pub train_bytes: usize,
     /// Bytes of text behind `validation.bin`.
     pub validation_bytes: usize,
+    /// Tokens in `test.bin`; 0 where there is none.
+    #[serde(default)]
+    pub test_tokens: usize,
+    /// Bytes of text behind `test.bin`.
+    #[serde(default)]
+    pub test_bytes: usize,
 }
 
 /// One split, as packed as it is on disk.
@@ -136,6 +142,17 @@ impl TokenFolder {
         Split::read(&self.folder.join("validation.bin"), &self.meta, self.meta.validation_tokens)
     }
 
+    /// The test split, which neither training nor the choice of its settings should have seen.
+    ///
+    /// # Errors
+    /// When the data has none, or the file is missing or does not fit `meta.json`.
+    pub fn test(&self) -> Result<Split, StageError> {
+        if self.meta.test_tokens == 0 {
+            return Err(StageError::new("the data has no test split").help("give its text-dataset a `test` above 0"));
+        }
+        Split::read(&self.folder.join("test.bin"), &self.meta, self.meta.test_tokens)
+    }
+
     /// The tokenizer that belongs to the tokens.
     #[must_use]
     pub fn tokenizer(&self) -> Utf8PathBuf {
@@ -164,6 +181,14 @@ impl TokenWriter<'_> {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self) -> Result<TokenMeta, StageError> {
+        self.write_with_test((&[], 0))
+    }
+
+    /// [`write`](Self::write) with a test split: its tokens, and the bytes of text behind them.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_with_test(&self, test: (&[u32], usize)) -> Result<TokenMeta, StageError> {
         let bytes_per_token = if self.vocab_size <= 1 << 16 { 2 } else { 4 };
         let meta = TokenMeta {
             format: FORMAT,
@@ -173,10 +198,15 @@ impl TokenWriter<'_> {
             validation_tokens: self.validation.0.len(),
             train_bytes: self.train.1,
             validation_bytes: self.validation.1,
+            test_tokens: test.0.len(),
+            test_bytes: test.1,
         };
         fs_err::create_dir_all(self.folder)?;
         fs_err::write(self.folder.join("train.bin"), pack(self.train.0, bytes_per_token))?;
         fs_err::write(self.folder.join("validation.bin"), pack(self.validation.0, bytes_per_token))?;
+        if !test.0.is_empty() {
+            fs_err::write(self.folder.join("test.bin"), pack(test.0, bytes_per_token))?;
+        }
         fs_err::write(self.folder.join("tokenizer.json"), self.tokenizer)?;
         let text = serde_json::to_string_pretty(&meta).map_err(std::io::Error::other)?;
         fs_err::write(self.folder.join("meta.json"), text + "\n")?;
@@ -209,9 +239,10 @@ mod tests {
             let writer = TokenWriter {
                 folder: &folder, vocab_size, train: (train, 11), validation: (validation, 7), tokenizer: "{}",
             };
-            let meta = writer.write().unwrap();
+            let meta = writer.write_with_test((validation, 7)).unwrap();
             let read = TokenFolder::open(&folder).unwrap();
             prop_assert_eq!(&read.meta, &meta);
+            prop_assert_eq!(read.test().unwrap().iter().collect::<Vec<_>>(), validation);
             prop_assert_eq!(read.train().unwrap().iter().collect::<Vec<_>>(), train);
             prop_assert_eq!(read.validation().unwrap().iter().collect::<Vec<_>>(), validation);
         }

@@ -42,7 +42,8 @@ impl Factors {
 /// Puts factors `A` `[r, in]` and `B` `[out, r]` beside a weight, which is frozen.
 pub(super) fn attach(linear: &mut Linear, a: Tensor<2>, b: Tensor<2>, options: AdapterOptions) {
     linear.weight = linear.weight.clone().set_require_grad(false);
-    linear.adapter = Some(Adapter { lora_a: Param::from_tensor(a), lora_b: Param::from_tensor(b), options });
+    let (lora_a, lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
+    linear.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, options });
 }
 
 /// The plain model: every branch merged into its weight, in f32.

@@ -19,14 +19,14 @@ use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_positive,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
     galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side, predicted_sizes},
 };
 use crate::{
     linalg::subspace::SubspaceConfig,
-    optim::decay,
+    ops,
     train::{AdamHyper, AdamState, Method, State},
 };
 
@@ -150,6 +150,7 @@ impl FiraParams {
 
 impl MethodParams for FiraParams {
     const STAGE: &'static str = "fira";
+    const SOURCE: &'static str = r#"Chen et al. 2024, "Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank Constraint?", arXiv 2410.01623"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.config(AdamHyper::default()).projection.check(at, check);
@@ -165,6 +166,14 @@ impl MethodParams for FiraParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup.seed))
+    }
+
+    /// Besides GaLore's state, the norm that limits the next one.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let (projected, basis) = predicted_sizes(self.config(AdamHyper::default()).projection, matrix.shape);
+        let [a, b] = projected;
+        let moments = if self.optimizer == FiraInner::Adam { 2 * a * b } else { a * b };
+        Some(matrix.dense((moments + basis + 1) as u64 * matrix.float))
     }
 }
 
@@ -240,64 +249,10 @@ pub struct Fira {
 }
 
 impl Fira {
-    /// For a weight `[m, n]` in torch layout; `seed` belongs to this matrix. With `proj_type = "full"` the residual has
-    /// no long side left, so the level is `matrix` there.
-    #[must_use]
-    pub fn new(config: FiraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
-        let projection = Projection::new(config.projection, shape, seed);
-        let shape = projection.projected();
-        let moments = match config.optimizer {
-            FiraOptimizer::Adam(adam) => {
-                Moments::Adam(adam, AdamState::new(&Tensor::zeros([shape[0] * shape[1]], (device, dtype))))
-            }
-            FiraOptimizer::RmsProp => Moments::RmsProp(Tensor::zeros(shape, (device, dtype))),
-        };
-        let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, dtype);
-        Self { config, projection, moments, limiter }
-    }
-
     /// The projection.
     #[must_use]
     pub fn projection(&self) -> &Projection {
         &self.projection
-    }
-
-    /// The updated weight `[m, n]`. The gradient is the accumulated and clipped one.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn step(
-        &mut self,
-        weight: Tensor<2>,
-        gradient: &Tensor<2>,
-        lr: f64,
-    ) -> Result<(Tensor<2>, StepReport), StageError> {
-        let refresh = match self.projection.refresh(gradient) {
-            Ok(refresh) => refresh,
-            Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
-        };
-        if self.projection.clears_moments(&refresh) {
-            self.clear_moments();
-        }
-        let r = self.projection.down(gradient);
-        let (n, correction, weight_decay) = self.normalise(&r);
-        self.projection.advance();
-        let scale = self.config.scale;
-        let weight = match self.config.variant {
-            Variant::Repo => {
-                let residual = gradient.clone().sub(self.projection.up(r.clone().mul_scalar(scale)));
-                let residual = self.limited(residual.mul(self.factors(&n, &r, gradient.dims())));
-                let kept = self.projection.up(n.mul_scalar(scale));
-                weight.sub(kept.add(residual).mul_scalar(lr * correction))
-            }
-            Variant::Paper => {
-                let n = n.mul_scalar(correction);
-                let residual = gradient.clone().sub(self.projection.up(r.clone()));
-                let residual = self.limited(residual.mul(self.factors(&n, &r, gradient.dims())));
-                weight.sub(self.projection.up(n).add(residual).mul_scalar(lr * scale))
-            }
-        };
-        Ok((decay(weight, lr, weight_decay), StepReport { refresh, skipped: None }))
     }
 
     /// The direction, what it is multiplied by, and the weight decay.
@@ -337,18 +292,57 @@ impl Fira {
         let norms = |tensor: &Tensor<2>| tensor.clone().square().sum_dim(dim).sqrt();
         norms(n).div(norms(r).add_scalar(NORM_EPS))
     }
+}
 
-    fn limited(&mut self, residual: Tensor<2>) -> Tensor<2> {
-        if !self.config.limiter {
-            return residual;
-        }
-        let divisor = self.limiter.divisor(norm(&residual));
-        residual.div(divisor)
+impl MatrixMethod for Fira {
+    type Config = FiraConfig;
+
+    /// With `proj_type = "full"` the residual has no long side left, so the level is `matrix` there.
+    fn new(config: FiraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
+        let projection = Projection::new(config.projection, shape, seed);
+        let shape = projection.projected();
+        let moments = match config.optimizer {
+            FiraOptimizer::Adam(adam) => {
+                Moments::Adam(adam, AdamState::new(&Tensor::zeros([shape[0] * shape[1]], (device, dtype))))
+            }
+            FiraOptimizer::RmsProp => Moments::RmsProp(Tensor::zeros(shape, (device, dtype))),
+        };
+        let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, dtype);
+        Self { config, projection, moments, limiter }
     }
 
-    /// Numbers held: moments, basis and one norm.
-    #[must_use]
-    pub fn state_floats(&self) -> usize {
+    fn step(
+        &mut self,
+        weight: Tensor<2>,
+        gradient: &Tensor<2>,
+        lr: f64,
+    ) -> Result<(Tensor<2>, StepReport), StageError> {
+        let refresh = match self.projection.refresh(gradient) {
+            Ok(refresh) => refresh,
+            Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
+        };
+        if self.projection.clears_moments(&refresh) {
+            self.clear_moments();
+        }
+        let r = self.projection.down(gradient);
+        let (n, correction, weight_decay) = self.normalise(&r);
+        self.projection.advance();
+        let scale = self.config.scale;
+        // The share of the kept part that the residual lacks, and the rates of both parts.
+        let (n, share, rate_kept, rate_residual) = match self.config.variant {
+            Variant::Repo => (n, scale, lr * correction * scale, lr * correction),
+            Variant::Paper => (n.mul_scalar(correction), 1.0, lr * scale, lr * scale),
+        };
+        let phi = self.factors(&n, &r, gradient.dims());
+        let (residual, norm) = ops::residual(gradient, self.projection.up(r), share, phi);
+        let divisor = self.config.limiter.then(|| self.limiter.divisor(norm));
+        let kept = (self.projection.up(n), rate_kept);
+        let weight = ops::subtract_two(weight, kept, (residual, divisor, rate_residual), 1.0 - lr * weight_decay);
+        Ok((weight, StepReport { refresh, skipped: None }))
+    }
+
+    fn floats(&self) -> usize {
+        // One more for the limiter's norm.
         let moments = match &self.moments {
             Moments::Adam(_, state) => state.m.shape().num_elements() + state.v.shape().num_elements(),
             Moments::RmsProp(second) => second.shape().num_elements(),
@@ -356,15 +350,16 @@ impl Fira {
         moments + self.projection.floats() + 1
     }
 
-    /// Bytes held by moments, basis and norm.
-    #[must_use]
-    pub fn state_bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let basis = self.projection.floats();
-        (self.state_floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
+        (self.floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
     }
 
-    /// Adds everything that the next step depends on to a saved state.
-    pub fn save(&self, at: &str, state: &mut State) {
+    fn clamped(&self) -> Option<(usize, usize)> {
+        self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
+    }
+
+    fn save(&self, at: &str, state: &mut State) {
         self.projection.save(at, state);
         match &self.moments {
             Moments::Adam(_, adam) => {
@@ -377,11 +372,7 @@ impl Fira {
         state.put_tensor(&format!("{at}/limiter"), self.limiter.previous.clone());
     }
 
-    /// Takes up a saved state.
-    ///
-    /// # Errors
-    /// When an entry is missing.
-    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
+    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
         self.projection.load(at, state)?;
         match &mut self.moments {
             Moments::Adam(_, adam) => {
@@ -393,34 +384,6 @@ impl Fira {
         }
         self.limiter.previous = state.take_tensor(&format!("{at}/limiter"))?;
         Ok(())
-    }
-}
-
-impl MatrixMethod for Fira {
-    type Config = FiraConfig;
-
-    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
-        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
-    }
-
-    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
-        Self::step(self, weight, &gradient, lr)
-    }
-
-    fn bytes(&self) -> usize {
-        self.state_bytes()
-    }
-
-    fn clamped(&self) -> Option<(usize, usize)> {
-        self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
-    }
-
-    fn save(&self, at: &str, state: &mut State) {
-        Self::save(self, at, state);
-    }
-
-    fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
-        Self::load(self, at, state)
     }
 }
 

@@ -170,12 +170,12 @@ fn a_saved_state_goes_on_bit_for_bit() {
 fn state_is_galores_and_one_norm() {
     let mut fira = Fira::new(small(), [20, 30], &Device::flex(), DType::F32, 3);
     let _ = fira.step(normal([20, 30], 1), &normal([20, 30], 2), 0.1).unwrap();
-    assert_eq!(fira.state_floats(), 2 * 3 * 30 + 3 * 20 + 1);
-    assert_eq!(fira.state_bytes(), 4 * fira.state_floats());
+    assert_eq!(fira.floats(), 2 * 3 * 30 + 3 * 20 + 1);
+    assert_eq!(fira.bytes(), 4 * fira.floats());
     let config = FiraConfig { optimizer: FiraOptimizer::RmsProp, ..small() };
     let mut fira = Fira::new(config, [20, 30], &Device::flex(), DType::F32, 3);
     let _ = fira.step(normal([20, 30], 1), &normal([20, 30], 2), 0.1).unwrap();
-    assert_eq!(fira.state_floats(), 3 * 30 + 3 * 20 + 1);
+    assert_eq!(fira.floats(), 3 * 30 + 3 * 20 + 1);
 }
 
 #[test]

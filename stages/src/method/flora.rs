@@ -10,13 +10,14 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_rank,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_rank,
     galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
     projection::Refresh,
 };
 use crate::{
-    optim::{AdafactorConfig, Factored, clip_rms, decay},
+    ops,
+    optim::{AdafactorConfig, Factored, clip_rms},
     random::Rng,
     train::{Method, State},
 };
@@ -53,6 +54,8 @@ impl Default for FloraParams {
 
 impl MethodParams for FloraParams {
     const STAGE: &'static str = "flora";
+    const SOURCE: &'static str =
+        r#"Hao et al. 2024, "Flora: Low-Rank Adapters Are Secretly Gradient Compressors", arXiv 2402.03293"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         check_rank(self.rank, at, check);
@@ -64,6 +67,12 @@ impl MethodParams for FloraParams {
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         let config = FloraConfig { params: *self, weight_decay: setup.hyper.weight_decay };
         Box::new(PerMatrix::<Flora>::new(config, setup.seed))
+    }
+
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let [m, n] = matrix.shape;
+        let moment = if projects(matrix.shape, self.rank) { self.rank * m.max(n) } else { m * n };
+        Some(matrix.dense((moment + m + n) as u64 * matrix.float))
     }
 }
 
@@ -96,55 +105,6 @@ pub struct Flora {
 }
 
 impl Flora {
-    /// For a weight `[m, n]` in torch layout; `seed` belongs to this matrix.
-    #[must_use]
-    pub fn new(config: FloraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
-        let [m, n] = shape;
-        let r = config.params.rank.max(1);
-        let zeros = |shape: [usize; 2]| Tensor::zeros(shape, (device, dtype));
-        let moment = if !projects(shape, r) {
-            Moment::Full(zeros(shape))
-        } else if m < n {
-            Moment::Projected(zeros([r, n]))
-        } else {
-            Moment::Projected(zeros([m, r]))
-        };
-        Self { config, shape, seed, second: Factored::new(shape, device, dtype), moment }
-    }
-
-    /// The updated weight `[m, n]`.
-    #[must_use]
-    pub fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Tensor<2> {
-        let constants = self.config.params.adafactor;
-        let t = self.second.t;
-        let gradient = if self.config.params.compress_gradient && matches!(self.moment, Moment::Projected(_)) {
-            let basis = self.basis("gradient", t, &gradient);
-            up(&basis, down(&basis, gradient), self.shape)
-        } else {
-            gradient
-        };
-        let update = self.second.normalise(&gradient, &constants);
-        let kept = update.clone().mul_scalar(1.0 - constants.beta1);
-        let update = match &self.moment {
-            Moment::Full(moment) => {
-                let mixed = moment.clone().mul_scalar(constants.beta1).add(kept);
-                self.moment = Moment::Full(mixed.clone());
-                mixed
-            }
-            Moment::Projected(moment) => self.projected_step(t, moment.clone(), update, kept),
-        };
-        let mut rate = lr;
-        let update = clip_rms(update, constants.clip_threshold);
-        let update = if self.config.params.scale_parameter {
-            let rms = weight.clone().square().mean().sqrt().reshape([1, 1]).clamp_min(LEAST_WEIGHT_RMS);
-            rate = 1.0;
-            update.mul(rms.mul_scalar(lr))
-        } else {
-            update
-        };
-        decay(weight.sub(update.mul_scalar(rate)), lr, self.config.weight_decay)
-    }
-
     /// `(1-b1) u + b1 up(M)`; then, where it is time, M is carried over to a new projection; then M takes in `down(u)`.
     fn projected_step(&mut self, t: u64, moment: Tensor<2>, update: Tensor<2>, kept: Tensor<2>) -> Tensor<2> {
         let beta1 = self.config.params.adafactor.beta1;
@@ -173,60 +133,81 @@ impl Flora {
         let draws = Rng::new(derive_seed(self.seed, purpose, index)).normal(shape[0] * shape[1], (r as f64).powf(-0.5));
         Tensor::from_data(TensorData::new(draws, shape), (&like.device(), like.dtype()))
     }
-
-    /// Numbers held: the first moment and Adafactor's m + n.
-    #[must_use]
-    pub fn state_floats(&self) -> usize {
-        let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
-        moment.shape().num_elements() + self.second.floats()
-    }
-
-    /// Bytes held.
-    #[must_use]
-    pub fn state_bytes(&self) -> usize {
-        self.state_floats() * self.second.row.dtype().size()
-    }
-
-    /// Adds everything that the next step depends on to a saved state.
-    pub fn save(&self, at: &str, state: &mut State) {
-        let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
-        state.put_tensor(&format!("{at}/moment"), moment.clone());
-        self.second.save(at, state);
-    }
-
-    /// Takes up a saved state.
-    ///
-    /// # Errors
-    /// When an entry is missing.
-    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
-        let (Moment::Projected(moment) | Moment::Full(moment)) = &mut self.moment;
-        *moment = state.take_tensor(&format!("{at}/moment"))?;
-        self.second.load(at, state)
-    }
 }
 
 impl MatrixMethod for Flora {
     type Config = FloraConfig;
 
-    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
-        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
+    fn new(config: FloraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
+        let [m, n] = shape;
+        let r = config.params.rank.max(1);
+        let zeros = |shape: [usize; 2]| Tensor::zeros(shape, (device, dtype));
+        let moment = if !projects(shape, r) {
+            Moment::Full(zeros(shape))
+        } else if m < n {
+            Moment::Projected(zeros([r, n]))
+        } else {
+            Moment::Projected(zeros([m, r]))
+        };
+        Self { config, shape, seed, second: Factored::new(shape, device, dtype), moment }
     }
 
-    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
-        let report = StepReport { refresh: Refresh::NotDue, skipped: None };
-        Ok((Self::step(self, weight, gradient, lr), report))
+    fn step(
+        &mut self,
+        weight: Tensor<2>,
+        gradient: &Tensor<2>,
+        lr: f64,
+    ) -> Result<(Tensor<2>, StepReport), StageError> {
+        let constants = self.config.params.adafactor;
+        let t = self.second.t;
+        let gradient = if self.config.params.compress_gradient && matches!(self.moment, Moment::Projected(_)) {
+            let basis = self.basis("gradient", t, gradient);
+            up(&basis, down(&basis, gradient.clone()), self.shape)
+        } else {
+            gradient.clone()
+        };
+        let update = self.second.normalise(&gradient, &constants);
+        let kept = update.clone().mul_scalar(1.0 - constants.beta1);
+        let update = match &self.moment {
+            Moment::Full(moment) => {
+                let mixed = moment.clone().mul_scalar(constants.beta1).add(kept);
+                self.moment = Moment::Full(mixed.clone());
+                mixed
+            }
+            Moment::Projected(moment) => self.projected_step(t, moment.clone(), update, kept),
+        };
+        let mut rate = lr;
+        let update = clip_rms(update, constants.clip_threshold);
+        let update = if self.config.params.scale_parameter {
+            let rms = weight.clone().square().mean().sqrt().reshape([1, 1]).clamp_min(LEAST_WEIGHT_RMS);
+            rate = 1.0;
+            update.mul(rms.mul_scalar(lr))
+        } else {
+            update
+        };
+        let weight = ops::subtract(weight, update, rate, 1.0 - lr * self.config.weight_decay);
+        Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: None }))
+    }
+
+    fn floats(&self) -> usize {
+        let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
+        moment.shape().num_elements() + self.second.floats()
     }
 
     fn bytes(&self) -> usize {
-        self.state_bytes()
+        self.floats() * self.second.row.dtype().size()
     }
 
     fn save(&self, at: &str, state: &mut State) {
-        Self::save(self, at, state);
+        let (Moment::Projected(moment) | Moment::Full(moment)) = &self.moment;
+        state.put_tensor(&format!("{at}/moment"), moment.clone());
+        self.second.save(at, state);
     }
 
     fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
-        Self::load(self, at, state)
+        let (Moment::Projected(moment) | Moment::Full(moment)) = &mut self.moment;
+        *moment = state.take_tensor(&format!("{at}/moment"))?;
+        self.second.load(at, state)
     }
 }
 
@@ -275,7 +256,7 @@ mod tests {
 
     fn run(mut flora: Flora, mut weight: Tensor<2>, seeds: std::ops::Range<u64>) -> (Tensor<2>, Flora) {
         for seed in seeds {
-            weight = flora.step(weight.clone(), normal(weight.dims(), seed), 0.01);
+            weight = flora.step(weight.clone(), &normal(weight.dims(), seed), 0.01).unwrap().0;
         }
         (weight, flora)
     }
@@ -301,7 +282,7 @@ mod tests {
     fn state_is_the_projected_moment_and_adafactors_rows_and_columns() {
         let of = |shape, rank| {
             let config = with(FloraParams { rank, ..FloraParams::default() });
-            Flora::new(config, shape, &Device::flex(), DType::F32, 3).state_floats()
+            Flora::new(config, shape, &Device::flex(), DType::F32, 3).floats()
         };
         assert_eq!(of([64, 128], 16), 16 * 128 + 64 + 128);
         assert_eq!(of([128, 64], 16), 16 * 128 + 64 + 128);
@@ -328,7 +309,7 @@ mod tests {
         let gradient = normal(shape, 1);
         let mut flora =
             Flora::new(with(FloraParams { rank: 4, ..FloraParams::default() }), shape, &Device::flex(), DType::F32, 3);
-        let moved = flora.step(gradient.zeros_like(), gradient.clone(), 1.0);
+        let moved = flora.step(gradient.zeros_like(), &gradient, 1.0).unwrap().0;
         let constants = AdafactorConfig::default();
         let update = Factored::new(shape, &Device::flex(), DType::F32).normalise(&gradient, &constants);
         for (found, expected) in flat(&moved).iter().zip(flat(&update)) {

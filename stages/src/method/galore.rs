@@ -10,13 +10,14 @@ use sepia_engine::stage::{Check, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup, check_positive,
+    Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, predicted_sizes},
 };
 use crate::{
     linalg::{subspace::SubspaceConfig, svd::LinalgError},
-    optim::{AdafactorConfig, EightBit, MatrixOptimizer, MatrixState, decay},
+    ops,
+    optim::{AdafactorConfig, EightBit, MatrixOptimizer, MatrixState},
     train::{AdamHyper, Method, State},
 };
 
@@ -32,8 +33,10 @@ pub struct GaloreParams {
     pub scale: f64,
     /// Which side of the gradient is projected.
     pub proj_type: ProjType,
-    /// The optimiser inside the subspace. Embedding, head and norms have AdamW whatever is chosen here.
+    /// The optimiser inside the subspace.
     pub optimizer: InnerOptimizer,
+    /// What trains embedding, head and norms.
+    pub rest: RestOptimizer,
     /// How moments are stored with `optimizer = "adam8bit"`.
     pub eight_bit: EightBit,
     /// Constants of `optimizer = "adafactor"`.
@@ -42,6 +45,17 @@ pub struct GaloreParams {
     pub subspace: SubspaceConfig,
     /// What happens to the moments when the basis is renewed.
     pub moments_at_refresh: MomentsAtRefresh,
+}
+
+/// What trains embedding, head and norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RestOptimizer {
+    /// AdamW, as for every other method: a comparison is then one of what is done to the matrices.
+    #[default]
+    AdamW,
+    /// The `optimizer` chosen for the subspace, as in the public code; without projection and without `scale`.
+    Same,
 }
 
 /// The optimiser inside the subspace.
@@ -69,6 +83,7 @@ impl Default for GaloreParams {
             scale: 0.25,
             proj_type,
             optimizer: InnerOptimizer::Adam,
+            rest: RestOptimizer::AdamW,
             eight_bit: EightBit::default(),
             adafactor: AdafactorConfig::default(),
             subspace,
@@ -78,7 +93,7 @@ impl Default for GaloreParams {
 }
 
 impl GaloreParams {
-    fn config(&self, hyper: AdamHyper) -> GaloreConfig {
+    pub(super) fn config(&self, hyper: AdamHyper) -> GaloreConfig {
         let Self { rank, update_proj_gap, proj_type, subspace, moments_at_refresh, .. } = *self;
         GaloreConfig {
             projection: ProjectionConfig { rank, update_proj_gap, proj_type, subspace, moments_at_refresh },
@@ -95,6 +110,7 @@ impl GaloreParams {
 
 impl MethodParams for GaloreParams {
     const STAGE: &'static str = "galore";
+    const SOURCE: &'static str = r#"Zhao et al. 2024, "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv 2403.03507"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.config(AdamHyper::default()).projection.check(at, check);
@@ -105,7 +121,19 @@ impl MethodParams for GaloreParams {
     }
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(PerMatrix::<Galore>::new(self.config(setup.hyper), setup.seed))
+        let config = self.config(setup.hyper);
+        let method = PerMatrix::<Galore>::new(config, setup.seed);
+        Box::new(match self.rest {
+            RestOptimizer::AdamW => method,
+            RestOptimizer::Same => method.with_rest(config.optimizer),
+        })
+    }
+
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let config = self.config(AdamHyper::default());
+        let (projected, basis) = predicted_sizes(config.projection, matrix.shape);
+        let state = config.optimizer.state_bytes(projected, matrix.float);
+        Some(matrix.dense(state + basis as u64 * matrix.float))
     }
 }
 
@@ -138,25 +166,23 @@ pub struct Galore {
 }
 
 impl Galore {
-    /// For a weight `[m, n]` in torch layout; `seed` belongs to this matrix.
-    #[must_use]
-    pub fn new(config: GaloreConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
-        let projection = Projection::new(config.projection, shape, seed);
-        let optimizer = MatrixState::new(config.optimizer, projection.projected(), device, dtype);
-        Self { config, projection, optimizer }
-    }
-
     /// The projection.
     #[must_use]
     pub fn projection(&self) -> &Projection {
         &self.projection
     }
+}
 
-    /// The updated weight `[m, n]`. The gradient is the accumulated and clipped one.
-    ///
-    /// # Errors
-    /// When the device cannot be read.
-    pub fn step(
+impl MatrixMethod for Galore {
+    type Config = GaloreConfig;
+
+    fn new(config: GaloreConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
+        let projection = Projection::new(config.projection, shape, seed);
+        let optimizer = MatrixState::new(config.optimizer, projection.projected(), device, dtype);
+        Self { config, projection, optimizer }
+    }
+
+    fn step(
         &mut self,
         weight: Tensor<2>,
         gradient: &Tensor<2>,
@@ -171,53 +197,18 @@ impl Galore {
         }
         let direction = self.optimizer.direction(self.projection.down(gradient), lr)?;
         self.projection.advance();
-        // Scaled before it goes up: the projected side is the smaller one.
-        let update = self.projection.up(direction.tensor.mul_scalar(direction.factor * self.config.scale));
-        let weight = decay(weight.sub(update), lr, self.config.optimizer.weight_decay());
+        let update = self.projection.up(direction.tensor);
+        let keep = 1.0 - lr * self.config.optimizer.weight_decay();
+        let weight = ops::subtract(weight, update, direction.factor * self.config.scale, keep);
         Ok((weight, StepReport { refresh, skipped: None }))
     }
 
-    /// Numbers held: moments and basis.
-    #[must_use]
-    pub fn state_floats(&self) -> usize {
+    fn floats(&self) -> usize {
         self.optimizer.floats() + self.projection.floats()
     }
 
-    /// Bytes held by moments and basis.
-    #[must_use]
-    pub fn state_bytes(&self) -> usize {
-        self.optimizer.bytes() + self.projection.bytes()
-    }
-
-    /// Adds everything that the next step depends on to a saved state.
-    pub fn save(&self, at: &str, state: &mut State) {
-        self.projection.save(at, state);
-        self.optimizer.save(at, state);
-    }
-
-    /// Takes up a saved state.
-    ///
-    /// # Errors
-    /// When an entry is missing.
-    pub fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
-        self.projection.load(at, state)?;
-        self.optimizer.load(at, state)
-    }
-}
-
-impl MatrixMethod for Galore {
-    type Config = GaloreConfig;
-
-    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self {
-        Self::new(config, weight.dims(), &weight.device(), weight.dtype(), seed)
-    }
-
-    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError> {
-        Self::step(self, weight, &gradient, lr)
-    }
-
     fn bytes(&self) -> usize {
-        self.state_bytes()
+        self.optimizer.bytes() + self.projection.bytes()
     }
 
     fn clamped(&self) -> Option<(usize, usize)> {
@@ -225,11 +216,13 @@ impl MatrixMethod for Galore {
     }
 
     fn save(&self, at: &str, state: &mut State) {
-        Self::save(self, at, state);
+        self.projection.save(at, state);
+        self.optimizer.save(at, state);
     }
 
     fn load(&mut self, at: &str, state: &mut State) -> Result<(), StageError> {
-        Self::load(self, at, state)
+        self.projection.load(at, state)?;
+        self.optimizer.load(at, state)
     }
 }
 

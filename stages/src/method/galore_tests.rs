@@ -146,7 +146,7 @@ fn vector_galore_state_floats() {
             DType::F32,
             1,
         );
-        assert_eq!(after(galore, &[gradient]).1.state_floats(), count(&row["total"]));
+        assert_eq!(after(galore, &[gradient]).1.floats(), count(&row["total"]));
     }
 }
 
@@ -320,7 +320,7 @@ fn eight_bit_moments_cost_a_quarter_and_small_ones_are_left_alone() {
     let gradient = normal([64, 128], 1);
     let full = after(small(64, 10, MatrixOptimizer::Adam(ADAM), [64, 128]), std::slice::from_ref(&gradient)).1;
     let stored = after(small(64, 10, eight, [64, 128]), &[gradient]).1;
-    assert_eq!(full.state_bytes() - stored.state_bytes(), 2 * (4 * 64 * 128 - (64 * 128 + 4 * 32)));
+    assert_eq!(full.bytes() - stored.bytes(), 2 * (4 * 64 * 128 - (64 * 128 + 4 * 32)));
     assert_eq!(small(2, 10, eight, [4, 6]).optimizer.bytes(), 2 * 2 * 6 * 4);
 }
 

@@ -12,7 +12,7 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup,
+    Matrix, MatrixCost, MethodParams, MethodSetup,
     adapters::{self, Factors},
     check_positive, check_rank,
 };
@@ -94,6 +94,7 @@ impl Default for LoraParams {
 
 impl MethodParams for LoraParams {
     const STAGE: &'static str = "lora";
+    const SOURCE: &'static str = "Hu et al. 2021, arXiv 2106.09685; LoRA+: Hayou et al. 2024, arXiv 2402.12354; rsLoRA: Kalajdzievski 2023, arXiv 2312.03732";
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         check_rank(self.rank, at, check);
@@ -107,6 +108,10 @@ impl MethodParams for LoraParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(Lora::new(*self, setup))
+    }
+
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        Some(matrix.factors(self.rank, matrix.numbers()))
     }
 }
 

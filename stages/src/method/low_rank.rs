@@ -9,7 +9,7 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MethodParams, MethodSetup,
+    Matrix, MatrixCost, MethodParams, MethodSetup,
     adapters::{self, Factors},
     check_positive, check_rank,
 };
@@ -53,6 +53,8 @@ impl Default for LowRankParams {
 
 impl MethodParams for LowRankParams {
     const STAGE: &'static str = "low-rank";
+    const SOURCE: &'static str =
+        r#"Kamalakara et al. 2022, "Exploring Low Rank Training of Deep Neural Networks", arXiv 2209.13569"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         check_rank(self.rank, at, check);
@@ -61,6 +63,11 @@ impl MethodParams for LowRankParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(LowRank { params: *self, factors: Factors::new(setup.hyper, 1.0), seed: setup.seed })
+    }
+
+    /// The dense weight is gone: one zero stands in its place.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        Some(matrix.factors(self.rank, 1))
     }
 }
 

@@ -5,33 +5,37 @@
 //! stage `train`, has a reference, and is put through the tests that hold for every method.
 
 mod adapters;
+pub mod cuttlefish;
 pub mod fira;
 pub mod flora;
 mod full;
 pub mod galore;
 mod lora;
 mod low_rank;
+pub mod maestro;
 mod per_matrix;
 pub mod projection;
 pub mod prune;
 mod relora;
 #[cfg(test)]
 mod suite;
+pub mod trp;
+pub mod vision;
 
 use schemars::JsonSchema;
-use sepia_engine::stage::Check;
+use sepia_engine::stage::{Check, MethodInfo};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use fira::FiraParams;
 pub use flora::FloraParams;
 pub use full::FullParams;
-pub use galore::GaloreParams;
+pub use galore::{GaloreParams, RestOptimizer};
 pub use lora::{LoraInit, LoraParams, LoraScaling};
 pub use low_rank::{LowRankInit, LowRankParams};
-pub use per_matrix::PerMatrix;
+pub use per_matrix::{MatrixMethod, PerMatrix};
 pub use relora::{ReloraParams, merges_after};
 
-use crate::train::{AdamHyper, Method};
+use crate::train::{AdamHyper, Method, ScheduleKind};
 
 /// What a run gives a method besides its own parameters.
 #[derive(Debug, Clone, Copy)]
@@ -46,12 +50,67 @@ pub struct MethodSetup {
 pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync + 'static {
     /// The stage kind that is a front end for this method alone.
     const STAGE: &'static str;
+    /// The papers that the method comes from, for the reference.
+    const SOURCE: &'static str = "";
 
     /// Reports what cannot work; `at` is the dotted path of these parameters.
     fn check(&self, at: &str, check: &mut Check<'_>);
 
+    /// Reports a schedule of the learning rate that does not go with the method; `at` is the dotted path of these
+    /// parameters.
+    fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
+        let _ = (at, schedule, check);
+    }
+
     /// The method, before its first step.
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method>;
+
+    /// What training costs for one targeted matrix; `None` where that cannot be said beforehand.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let _ = matrix;
+        None
+    }
+}
+
+/// A targeted matrix, before there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix {
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// Bytes of one number of it.
+    pub float: u64,
+}
+
+/// What a method holds for one matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixCost {
+    /// Numbers that the model holds in the matrix's place, and copies of it.
+    pub held: u64,
+    /// Numbers that have a gradient.
+    pub trained: u64,
+    /// Bytes of optimiser state: what [`Method::state_bytes`] says.
+    pub state_bytes: u64,
+}
+
+impl Matrix {
+    /// Numbers of the matrix.
+    #[must_use]
+    pub fn numbers(self) -> u64 {
+        self.shape.map(|side| side as u64).iter().product()
+    }
+
+    /// Trained as it is, with a state of so many bytes.
+    #[must_use]
+    pub fn dense(self, state_bytes: u64) -> MatrixCost {
+        MatrixCost { held: self.numbers(), trained: self.numbers(), state_bytes }
+    }
+
+    /// Factors of a rank trained by AdamW, beside `beside` numbers that are not.
+    #[must_use]
+    pub fn factors(self, rank: usize, beside: u64) -> MatrixCost {
+        let factors = rank as u64 * self.shape.map(|side| side as u64).iter().sum::<u64>();
+        MatrixCost { held: factors + beside, trained: factors, state_bytes: 2 * factors * self.float }
+    }
 }
 
 /// A row of [`METHODS`].
@@ -71,6 +130,15 @@ macro_rules! methods {
         pub enum AnyMethod {
             $(#[doc = $about] #[serde(rename = $name)] $variant($params),)+
         }
+
+        /// What the reference says about every method, in source order.
+        pub static METHOD_INFOS: &[MethodInfo] = &[$(MethodInfo {
+            name: $name,
+            about: $about,
+            source: <$params as MethodParams>::SOURCE,
+            kinds: &["train", <$params as MethodParams>::STAGE],
+            params_schema: |generator| generator.root_schema_for::<$params>(),
+        }),+];
 
         /// Every method, in source order.
         pub static METHODS: &[MethodEntry] = &[$(MethodEntry { name: $name, about: $about }),+];
@@ -100,9 +168,21 @@ macro_rules! methods {
                 }
             }
 
+            fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check_schedule(at, schedule, check),)+
+                }
+            }
+
             fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
                 match self {
                     $(Self::$variant(params) => params.build(setup),)+
+                }
+            }
+
+            fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+                match self {
+                    $(Self::$variant(params) => params.cost(matrix),)+
                 }
             }
         }

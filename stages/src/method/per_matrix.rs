@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Device, Tensor};
 use sepia_engine::stage::{StageError, derive_seed};
 
 use super::{galore::StepReport, projection::Refresh};
 use crate::{
     model::Llama,
+    optim::MatrixOptimizer,
     train::{Method, State, Target},
 };
 
@@ -16,14 +17,18 @@ pub trait MatrixMethod: Send + Sized {
     /// What it is made from.
     type Config: Send + Copy;
 
-    /// Before the first step of a weight like this one; `seed` belongs to the matrix.
-    fn new(config: Self::Config, weight: &Tensor<2>, seed: u64) -> Self;
+    /// Before the first step of a weight `[m, n]` in torch layout; `seed` belongs to the matrix.
+    fn new(config: Self::Config, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self;
 
-    /// The updated weight, and what is to be told of the step.
+    /// The updated weight `[m, n]`, and what is to be told of the step. The gradient is the accumulated and clipped one.
     ///
     /// # Errors
     /// When the device cannot be read.
-    fn step(&mut self, weight: Tensor<2>, gradient: Tensor<2>, lr: f64) -> Result<(Tensor<2>, StepReport), StageError>;
+    fn step(&mut self, weight: Tensor<2>, gradient: &Tensor<2>, lr: f64)
+    -> Result<(Tensor<2>, StepReport), StageError>;
+
+    /// Numbers held, whatever their width.
+    fn floats(&self) -> usize;
 
     /// Bytes held.
     fn bytes(&self) -> usize;
@@ -46,6 +51,7 @@ pub trait MatrixMethod: Send + Sized {
 /// A [`Method`] over a `MatrixMethod`.
 pub struct PerMatrix<M: MatrixMethod> {
     config: M::Config,
+    rest: Option<MatrixOptimizer>,
     seed: u64,
     matrices: BTreeMap<String, M>,
     captured: Vec<f64>,
@@ -57,7 +63,21 @@ impl<M: MatrixMethod> PerMatrix<M> {
     /// Without state yet.
     #[must_use]
     pub fn new(config: M::Config, seed: u64) -> Self {
-        Self { config, seed, matrices: BTreeMap::new(), captured: Vec::new(), overlap: Vec::new(), notes: Vec::new() }
+        Self {
+            config,
+            rest: None,
+            seed,
+            matrices: BTreeMap::new(),
+            captured: Vec::new(),
+            overlap: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// With another optimiser than AdamW for embedding, head and norms.
+    #[must_use]
+    pub fn with_rest(self, optimizer: MatrixOptimizer) -> Self {
+        Self { rest: Some(optimizer), ..self }
     }
 
     fn take_in(&mut self, path: &str, report: StepReport) {
@@ -79,7 +99,8 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
     fn attach(&mut self, mut model: Llama) -> Result<Llama, StageError> {
         for (path, linear) in model.targets_mut() {
             let path = format!("{path}.weight");
-            let matrix = M::new(self.config, &linear.weight.val().inner(), derive_seed(self.seed, &path, 0));
+            let (weight, seed) = (linear.weight.val(), derive_seed(self.seed, &path, 0));
+            let matrix = M::new(self.config, weight.dims(), &weight.inner().device(), linear.weight.dtype(), seed);
             if let Some((asked, used)) = matrix.clamped() {
                 self.notes.push(format!("{path}: rank {asked} is above the shorter side; {used} is used"));
             }
@@ -91,9 +112,13 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
     fn update(&mut self, target: Target<'_>, weight: Tensor<2>, grad: Tensor<2>) -> Result<Tensor<2>, StageError> {
         let matrix = self.matrices.get_mut(target.path);
         let matrix = matrix.ok_or_else(|| StageError::new(format!("the method has no state for {}", target.path)))?;
-        let (weight, report) = matrix.step(weight, grad, target.lr)?;
+        let (weight, report) = matrix.step(weight, &grad, target.lr)?;
         self.take_in(target.path, report);
         Ok(weight)
+    }
+
+    fn rest(&self) -> Option<MatrixOptimizer> {
+        self.rest
     }
 
     fn state_bytes(&self) -> u64 {

@@ -315,15 +315,21 @@ impl Projection {
     }
 }
 
-/// Predicted optimiser floats of one matrix under this projection: two moments of R's shape, and the basis.
+/// Shape of a projected gradient of a matrix `[m, n]`, and the numbers of the basis.
 #[must_use]
-pub fn predicted_floats(config: ProjectionConfig, shape: [usize; 2]) -> (usize, usize) {
+pub fn predicted_sizes(config: ProjectionConfig, shape: [usize; 2]) -> ([usize; 2], usize) {
     let projection = Projection::new(config, shape, 0);
-    let [a, b] = projection.projected();
     let basis = match projection.side {
         Side::Left => shape[0] * projection.rank,
         Side::Right => shape[1] * projection.rank,
         Side::Both => (shape[0] + shape[1]) * projection.rank,
     };
+    (projection.projected(), basis)
+}
+
+/// Predicted optimiser floats of one matrix under this projection: two moments of R's shape, and the basis.
+#[must_use]
+pub fn predicted_floats(config: ProjectionConfig, shape: [usize; 2]) -> (usize, usize) {
+    let ([a, b], basis) = predicted_sizes(config, shape);
     (2 * a * b, basis)
 }

@@ -13,7 +13,7 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LoraInit, LoraParams, LoraScaling, MethodParams, MethodSetup, adapters,
+    LoraInit, LoraParams, LoraScaling, Matrix, MatrixCost, MethodParams, MethodSetup, adapters,
     lora::Lora,
     prune::{OptimizerReset, zero_share},
 };
@@ -21,7 +21,7 @@ use crate::{
     linalg::{host::to_host, svd::singular_values},
     metric::rank::Spectrum,
     model::Llama,
-    train::{Method, State, Target},
+    train::{Method, ScheduleKind, State, Target},
 };
 
 /// ReLoRA: LoRA with merges and restarts. Use `schedule = { kind = "jagged-cosine", every = <reset_every>, .. }`, so that
@@ -41,6 +41,9 @@ pub struct ReloraParams {
     pub init: LoraInit,
     /// The learning rate of B over that of A.
     pub lr_ratio: f64,
+    /// Whether the factor of each branch is trained as well: `tanh(s)` with `s` from 1 on, in place of alpha / rank. At a
+    /// merge it begins again at 1.
+    pub trainable_scale: bool,
     /// Updates between two merges (`relora` of the public code).
     pub merge_every: u64,
     /// Updates between two restarts of the optimiser (`cycle_length`); as often as merges when left out.
@@ -61,6 +64,7 @@ impl Default for ReloraParams {
             dropout: 0.1,
             init: LoraInit::Kaiming,
             lr_ratio: 1.0,
+            trainable_scale: false,
             merge_every: 5000,
             reset_every: None,
             reset: OptimizerReset::default(),
@@ -71,13 +75,18 @@ impl Default for ReloraParams {
 
 impl ReloraParams {
     fn lora(&self) -> LoraParams {
-        let Self { rank, alpha, scaling, dropout, init, lr_ratio, .. } = *self;
+        let Self { rank, mut alpha, mut scaling, dropout, init, lr_ratio, .. } = *self;
+        if self.trainable_scale {
+            (alpha, scaling) = (rank as f64, LoraScaling::Lora);
+        }
         LoraParams { rank, alpha, scaling, dropout, init, lr_ratio }
     }
 }
 
 impl MethodParams for ReloraParams {
     const STAGE: &'static str = "relora";
+    const SOURCE: &'static str =
+        r#"Lialin et al. 2023, "ReLoRA: High-Rank Training Through Low-Rank Updates", arXiv 2307.05695"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.lora().check(at, check);
@@ -91,6 +100,32 @@ impl MethodParams for ReloraParams {
         }
     }
 
+    /// A restart of the optimiser must fall on a restart of the schedule: moments that were just pruned would otherwise
+    /// meet the full learning rate.
+    fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
+        let ScheduleKind::JaggedCosine { every, adjust, .. } = *schedule else { return };
+        let (name, cadence) = match self.reset_every {
+            Some(cadence) => ("reset_every", cadence),
+            None => ("merge_every", self.merge_every),
+        };
+        if every == 0 || cadence == 0 {
+            return; // reported elsewhere
+        }
+        if cadence % every != 0 {
+            let message = format!(
+                "the optimiser restarts every {cadence} updates (`{name}`), but the learning rate every {every} \
+                 (`schedule.every`)"
+            );
+            check.problem(format!("{at}.{name}"), message, format!("write {name} = {every}, or a multiple of it"));
+        } else if adjust % every != 0 {
+            let message = format!(
+                "`adjust` {adjust} moves the restarts of the learning rate away from those of the optimiser, which fall \
+                 on multiples of {cadence}"
+            );
+            check.problem("schedule.adjust", message, "leave `adjust` out");
+        }
+    }
+
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(Relora {
             params: *self,
@@ -101,6 +136,12 @@ impl MethodParams for ReloraParams {
             figures: Vec::new(),
             notes: Vec::new(),
         })
+    }
+
+    /// To record ranks, the first weights are kept.
+    fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
+        let copies = if self.record_rank { 2 } else { 1 };
+        Some(matrix.factors(self.rank, copies * matrix.numbers()))
     }
 }
 
@@ -141,6 +182,11 @@ impl Relora {
             adapter.lora_a = replaced(&adapter.lora_a, lift(a));
             let b = adapter.lora_b.val().inner().zeros_like();
             adapter.lora_b = replaced(&adapter.lora_b, lift(b));
+            if let Some(scale) = &mut adapter.lora_scale {
+                // To 1 and not to 0: with B = 0 and a factor of 0 neither would ever have a gradient.
+                let one = scale.val().inner().ones_like();
+                *scale = replaced(scale, lift(one));
+            }
         }
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         if !ranks.is_empty() {
@@ -186,7 +232,17 @@ impl Method for Relora {
             let weights = model.targets_mut().into_iter();
             self.first = weights.map(|(path, linear)| (path, linear.weight.val().inner())).collect();
         }
-        self.lora.attach(model)
+        let mut model = self.lora.attach(model)?;
+        if self.params.trainable_scale {
+            for (_, linear) in model.targets_mut() {
+                if let Some(adapter) = &mut linear.adapter {
+                    let like = adapter.lora_a.val();
+                    let one = Tensor::ones([1, 1], (&like.device(), like.dtype()));
+                    adapter.lora_scale = Some(Param::from_tensor(one));
+                }
+            }
+        }
+        Ok(model)
     }
 
     fn update(&mut self, target: Target<'_>, weight: Tensor<2>, grad: Tensor<2>) -> Result<Tensor<2>, StageError> {

@@ -27,6 +27,7 @@ fn vector_relora_merge() {
     let adapter = Adapter {
         lora_a: Param::from_tensor(of("A")),
         lora_b: Param::from_tensor(of("B")),
+        lora_scale: None,
         options: AdapterOptions {
             scale: LoraScaling::Lora.factor(vector.input("alpha"), rank),
             replaces: false,

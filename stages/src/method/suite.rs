@@ -12,7 +12,7 @@ use crate::{
     method::projection::{ProjType, ProjectionConfig, predicted_floats},
     model::{Llama, LlamaConfig, named_weights},
     ops::{self, Rope},
-    train::{Gradients, Moments, State, load_weights, save_weights},
+    train::{Gradients, Rest, State, load_weights, save_weights},
 };
 
 const RANK: usize = 4;
@@ -43,7 +43,7 @@ fn initial(device: &Device) -> Llama {
 struct Bench {
     device: Device,
     method: Box<dyn Method>,
-    rest: Moments,
+    rest: Rest,
     model: Llama,
     rope: Rope,
     done: u64,
@@ -55,8 +55,9 @@ impl Bench {
         let hyper = AdamHyper::default();
         let mut method = params.build(&MethodSetup { hyper, seed: 3 });
         let model = method.attach(initial(&device)).unwrap();
+        let rest = Rest::new(hyper, method.rest());
         let rope = model.rope(8, &device);
-        Self { device, method, rest: Moments::new(hyper), model, rope, done: 0 }
+        Self { device, method, rest, model, rope, done: 0 }
     }
 
     fn tokens(&self, device: &Device) -> Tensor<2, Int> {
@@ -100,14 +101,14 @@ impl Bench {
         let mut state = State::new(&Device::flex());
         save_weights(&self.model, &mut state);
         self.method.save(&mut state);
-        self.rest.save("rest", &mut state);
+        self.rest.save(&mut state);
         state
     }
 
     fn load(mut self, mut state: State, done: u64) -> Self {
         self.model = load_weights(self.model, &mut state).unwrap();
         self.method.load(&mut state).unwrap();
-        self.rest.load("rest", &mut state).unwrap();
+        self.rest.load(&mut state).unwrap();
         self.done = done;
         self
     }
@@ -216,7 +217,47 @@ fn state_is_as_large_as_predicted() {
     assert_eq!(targets.len(), 14);
     for params in methods() {
         let expected: usize = targets.iter().map(|shape| 4 * predicted(&params, *shape)).sum();
-        assert_eq!(Bench::new(&params).run(1).method.state_bytes(), expected as u64, "{}", params.name());
+        let bench = Bench::new(&params).run(1);
+        assert_eq!(bench.method.state_bytes(), expected as u64, "{}", params.name());
+        // What `sepia plan` says beforehand is what the method then holds and trains.
+        let costs = targets.iter().map(|shape| params.cost(Matrix { shape: *shape, float: 4 }).unwrap());
+        let costs: Vec<MatrixCost> = costs.collect();
+        assert_eq!(costs.iter().map(|cost| cost.state_bytes).sum::<u64>(), expected as u64, "{}", params.name());
+        let rest: usize = shapes
+            .iter()
+            .filter(|(path, _)| !path.ends_with("_proj.weight"))
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
+        let copies = match params {
+            AnyMethod::Relora(_) => targets.iter().map(|[m, n]| m * n).sum(),
+            _ => 0,
+        };
+        let held: u64 = costs.iter().map(|cost| cost.held).sum();
+        assert_eq!(held as usize + rest, bench.model.num_params() + copies, "{}", params.name());
+    }
+}
+
+#[test]
+fn the_state_of_every_optimizer_in_a_projection_is_as_large_as_predicted() {
+    let device = Device::flex();
+    for optimizer in ["adam", "adam8bit", "adafactor", "sgd"] {
+        for proj_type in ["std", "reverse_std", "left", "right", "full"] {
+            let text = serde_json::json!({ "rank": 24, "optimizer": optimizer, "proj_type": proj_type });
+            let params: GaloreParams = serde_json::from_value(text).unwrap();
+            for shape in [[96, 200], [200, 96], [64, 64], [20, 8]] {
+                let mut matrix = galore::Galore::new(
+                    params.config(AdamHyper::default()),
+                    shape,
+                    &device,
+                    burn::tensor::DType::F32,
+                    1,
+                );
+                let weight = Tensor::<2>::ones(shape, &device);
+                matrix.step(weight.clone(), &weight, 0.01).unwrap();
+                let cost = params.cost(Matrix { shape, float: 4 }).unwrap();
+                assert_eq!(cost.state_bytes, matrix.state_bytes() as u64, "{optimizer} {proj_type} {shape:?}");
+            }
+        }
     }
 }
 
@@ -271,6 +312,48 @@ fn merging_keeps_what_the_model_computes_and_prunes_the_moments() {
 }
 
 #[test]
+fn a_trained_scale_is_merged_with_its_branch_and_begins_again() {
+    let relora =
+        ReloraParams { rank: RANK, merge_every: 3, trainable_scale: true, dropout: 0.0, ..ReloraParams::default() };
+    let new = || Bench::new(&AnyMethod::Relora(relora));
+    let scales = |bench: &Bench| -> Vec<f32> {
+        let of_scales = weights(&bench.model).into_iter().filter(|(path, _)| path.ends_with("lora_scale"));
+        of_scales.flat_map(|(_, data)| data.iter::<f32>().collect::<Vec<_>>()).collect()
+    };
+    let bench = new().run(3);
+    assert_eq!(scales(&bench).len(), 14);
+    assert!(scales(&bench).iter().all(|scale| *scale != 1.0), "{:?}", scales(&bench));
+    let apart = furthest(&bench.logits(&bench.finished()), &bench.logits(&bench.model));
+    assert!(apart < 1e-5, "{apart}");
+    let resumed = new().load(bench.save(), 3).run(4);
+    assert!(scales(&bench.run(1)).iter().all(|scale| *scale == 1.0));
+    assert_eq!(weights(&new().run(7).model), weights(&resumed.model));
+}
+
+#[test]
+fn galore_trains_the_rest_by_its_own_optimizer_where_asked() {
+    for (optimizer, bytes) in [("adafactor", true), ("adam8bit", true), ("sgd", false), ("adam", true)] {
+        let text = serde_json::json!({ "name": "galore", "rank": RANK, "optimizer": optimizer, "rest": "same" });
+        let params: AnyMethod = serde_json::from_value(text).unwrap();
+        let mut bench = Bench::new(&params);
+        let first = bench.update();
+        let bench = bench.run(5);
+        assert_eq!(bench.rest.bytes() > 0, bytes, "{optimizer}");
+        let resumed = Bench::new(&params).load(bench.save(), 6).run(2);
+        let mut whole = bench.run(2);
+        assert_eq!(weights(&whole.model), weights(&resumed.model), "{optimizer}");
+        assert!(whole.update() < first, "{optimizer}");
+    }
+    // Adam is AdamW without decay, whoever does it.
+    let of = |rest| Bench::new(&AnyMethod::Galore(GaloreParams { rank: RANK, rest, ..GaloreParams::default() })).run(3);
+    let [own, same] = [RestOptimizer::AdamW, RestOptimizer::Same].map(of);
+    for ((path, one), (_, other)) in weights(&own.model).iter().zip(weights(&same.model)) {
+        let [one, other] = [one.iter::<f32>().collect::<Vec<_>>(), other.iter::<f32>().collect::<Vec<_>>()];
+        assert!(furthest(&one, &other) < 1e-5, "{path}");
+    }
+}
+
+#[test]
 fn galore_and_fira_report_their_subspaces_and_a_clamped_rank() {
     for params in [
         AnyMethod::Galore(GaloreParams { rank: 20, update_proj_gap: 2, ..GaloreParams::default() }),
@@ -316,6 +399,9 @@ fn every_method_is_documented_and_its_defaults_pass_its_own_check() {
             let described = property["description"].is_string() || name == "name";
             assert!(described, "{}.{name} has no description", entry.name);
         }
+    }
+    for info in METHOD_INFOS {
+        assert!(!info.source.is_empty(), "{} names no paper: give it a SOURCE", info.name);
     }
     for (params, entry) in AnyMethod::all().iter().zip(METHODS) {
         assert_eq!(params.name(), entry.name);

@@ -1,3 +1,6 @@
 //! Measures: figures about weights, gradients and outputs that no training rule depends on.
 
+pub mod local;
 pub mod rank;
+pub mod trace;
+pub mod utilized;

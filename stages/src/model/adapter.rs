@@ -11,11 +11,11 @@ use std::sync::{
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, TensorData},
+    tensor::Tensor,
 };
 use sepia_engine::stage::derive_seed;
 
-use crate::{ops, random::Rng};
+use crate::ops;
 
 /// Factors beside a weight `[out, in]`.
 #[derive(Module, Debug)]
@@ -24,6 +24,8 @@ pub struct Adapter {
     pub lora_a: Param<Tensor<2>>,
     /// `[out, r]`.
     pub lora_b: Param<Tensor<2>>,
+    /// `[1, 1]`: the branch is multiplied by its hyperbolic tangent too, where the scale is trained.
+    pub lora_scale: Option<Param<Tensor<2>>>,
     /// How the branch is used.
     #[module(skip)]
     pub options: AdapterOptions,
@@ -88,13 +90,7 @@ impl Dropout {
         if self.rate <= 0.0 || !x.device().is_autodiff() {
             return x;
         }
-        let (steps, kept) = (1_u64 << 24, 1.0 / (1.0 - self.rate));
-        let limit = (self.rate * steps as f64) as u64;
-        let mut rng = Rng::new(self.clock.next_seed());
-        let draw = |_| if rng.below(steps) < limit { 0.0 } else { kept as f32 };
-        let mask: Vec<f32> = (0..x.shape().num_elements()).map(draw).collect();
-        let mask = Tensor::from_data(TensorData::new(mask, x.dims()), &x.device());
-        x.mul(mask)
+        ops::dropout(x, self.rate, self.clock.next_seed())
     }
 }
 
@@ -105,6 +101,10 @@ impl Adapter {
         let dropped = options.dropout.as_ref().map_or_else(|| x.clone(), |dropout| dropout.apply(x.clone()));
         let inner = ops::linear(dropped, self.lora_a.val()); // [n, r]
         let branch = ops::linear(inner, self.lora_b.val()).mul_scalar(options.scale); // [n, out]
+        let branch = match &self.lora_scale {
+            Some(scale) => branch.mul(scale.val().tanh()),
+            None => branch,
+        };
         if options.replaces { branch } else { dense(x) + branch }
     }
 
@@ -112,6 +112,10 @@ impl Adapter {
     #[must_use]
     pub fn delta(&self) -> Tensor<2> {
         let plain = |factor: &Param<Tensor<2>>| factor.val().inner();
-        plain(&self.lora_b).matmul(plain(&self.lora_a)).mul_scalar(self.options.scale)
+        let delta = plain(&self.lora_b).matmul(plain(&self.lora_a)).mul_scalar(self.options.scale);
+        match &self.lora_scale {
+            Some(scale) => delta.mul(plain(scale).tanh()),
+            None => delta,
+        }
     }
 }

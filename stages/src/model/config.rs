@@ -1,7 +1,7 @@
 //! Sizes of a LLaMA-style decoder: the published presets, and what a manifest may say.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::Check;
+use sepia_engine::stage::{Check, Facts};
 use serde::{Deserialize, Serialize};
 
 /// Epsilon of every RMSNorm.
@@ -59,6 +59,20 @@ impl LlamaConfig {
             ("seq_len", self.seq_len),
             ("parameters", self.parameters()),
         ]
+    }
+
+    /// The sizes that [`facts`](Self::facts) stated; `None` where one is missing.
+    #[must_use]
+    pub fn of_facts(facts: &Facts) -> Option<Self> {
+        let size = |name: &str| facts.get(name).map(|size| *size as usize);
+        Some(Self {
+            d_model: size("d_model")?,
+            d_ff: size("d_ff")?,
+            n_layer: size("n_layer")?,
+            n_head: size("n_head")?,
+            vocab_size: size("vocab_size")?,
+            seq_len: size("seq_len")?,
+        })
     }
 
     /// Every parameter's name and shape (matrices `[out, in]`), in the order of the model.

@@ -2,19 +2,24 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use burn::tensor::{DType, Device, TensorData};
-use camino::{Utf8Path, Utf8PathBuf};
-use safetensors::{Dtype, SafeTensors, View};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Device, Tensor, TensorData},
+};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
 use super::{
     config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA},
-    llama::{Llama, named_weights},
+    llama::Llama,
 };
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
+/// Which file holds which weight, where there are several.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// `config.json` as it is written.
 #[derive(Serialize)]
@@ -116,7 +121,7 @@ pub fn save(model: &Llama, folder: &Utf8Path, tokenizer: Option<&Utf8Path>) -> R
     };
     let text = serde_json::to_string_pretty(&written).map_err(std::io::Error::other)?;
     fs_err::write(folder.join(CONFIG), text + "\n")?;
-    write_tensors(&folder.join(WEIGHTS), named_weights(model))?;
+    write_views(&folder.join(WEIGHTS), named_tensors(model))?;
     if let Some(tokenizer) = tokenizer {
         fs_err::copy(tokenizer, folder.join("tokenizer.json"))?;
     }
@@ -167,12 +172,41 @@ pub fn load_config(folder: &Utf8Path) -> Result<LlamaConfig, StageError> {
     }
 }
 
-/// Reads a stored model.
+/// Reads a stored model: one `model.safetensors`, or several files and their index.
 ///
 /// # Errors
 /// When a file is missing or damaged, or a weight is missing, has another shape or an unknown dtype.
 pub fn load(folder: &Utf8Path, device: &Device) -> Result<Llama, StageError> {
-    load_weights(load_config(folder)?, &folder.join(WEIGHTS), device)
+    let config = load_config(folder)?;
+    let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
+    if whole.exists() || !index.exists() {
+        return load_weights(config, &whole, device);
+    }
+    let read: Index = serde_json::from_str(&fs_err::read_to_string(&index)?)
+        .map_err(|error| StageError::unreadable(&index, error))?;
+    // One file at a time is in memory.
+    let mut names: BTreeMap<&str, Vec<(String, Vec<usize>)>> = BTreeMap::new();
+    for (name, shape) in config.weight_shapes() {
+        let Some(file) = read.weight_map.get(&name) else {
+            return Err(StageError::unreadable(&index, format!("there is no `{name}`")));
+        };
+        let inside = Utf8Path::new(file).components().all(|part| matches!(part, Utf8Component::Normal(_)));
+        if !inside {
+            return Err(StageError::unreadable(&index, format!("`{file}` leads outside the model's folder")));
+        }
+        names.entry(file).or_default().push((name, shape));
+    }
+    let mut weights = BTreeMap::new();
+    for (file, names) in names {
+        read_file(&folder.join(file), names, &mut weights)?;
+    }
+    Ok(build(config, weights, device))
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 /// Reads weights of a model with these sizes from a safetensors file.
@@ -180,21 +214,35 @@ pub fn load(folder: &Utf8Path, device: &Device) -> Result<Llama, StageError> {
 /// # Errors
 /// When the file is missing or damaged, or a weight is missing, has another shape or an unknown dtype.
 pub fn load_weights(config: LlamaConfig, path: &Utf8PathBuf, device: &Device) -> Result<Llama, StageError> {
+    let mut weights = BTreeMap::new();
+    read_file(path, config.weight_shapes(), &mut weights)?;
+    Ok(build(config, weights, device))
+}
+
+/// Adds the named weights of a safetensors file.
+fn read_file(
+    path: &Utf8PathBuf,
+    names: Vec<(String, Vec<usize>)>,
+    weights: &mut BTreeMap<String, TensorData>,
+) -> Result<(), StageError> {
     let bytes = fs_err::read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| StageError::unreadable(path, error))?;
-    // Checked as a whole first: building the model cannot fail half-way.
-    let mut weights: BTreeMap<String, TensorData> = BTreeMap::new();
-    for (name, shape) in config.weight_shapes() {
+    for (name, shape) in names {
         let data = read_weight(&file, &name, &shape).map_err(|why| StageError::unreadable(path, why))?;
         weights.insert(name, data);
     }
-    // Every name that `build` asks for is in the map: both follow `weight_shapes`, which a test holds together.
-    Ok(Llama::build(config, device, |name, shape| {
-        weights.remove(name).unwrap_or_else(|| TensorData::zeros::<f32, _>(shape.to_vec()))
-    }))
+    Ok(())
 }
 
-fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
+/// The model of weights that were checked as a whole: building it cannot fail half-way.
+fn build(config: LlamaConfig, mut weights: BTreeMap<String, TensorData>, device: &Device) -> Llama {
+    // Every name that `build` asks for is in the map: both follow `weight_shapes`, which a test holds together.
+    Llama::build(config, device, |name, shape| {
+        weights.remove(name).unwrap_or_else(|| TensorData::zeros::<f32, _>(shape.to_vec()))
+    })
+}
+
+pub(super) fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
     let view = file.tensor(name).map_err(|_| format!("there is no `{name}`"))?;
     if view.shape() != shape {
         return Err(format!("`{name}` has shape {:?} instead of {shape:?}", view.shape()));
@@ -236,22 +284,83 @@ impl View for Stored {
     }
 }
 
+/// A weight where it is: it comes to the host when it is written, one at a time.
+struct Weight {
+    tensor: Tensor<1>,
+    shape: Vec<usize>,
+}
+
+impl View for Weight {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.tensor.clone().into_data().convert::<f32>().as_bytes().to_vec())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
+/// Every parameter's name and value, in the order of the model.
+fn named_tensors(model: &Llama) -> Vec<(String, Weight)> {
+    #[derive(Default)]
+    struct Collect {
+        path: Vec<String>,
+        found: Vec<(String, Weight)>,
+    }
+
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let (tensor, shape) = (param.val(), param.dims().to_vec());
+            let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+            self.found.push((self.path.join("."), Weight { tensor: tensor.reshape([-1]), shape }));
+        }
+    }
+
+    let mut collect = Collect::default();
+    model.visit(&mut collect);
+    collect.found
+}
+
 /// Writes tensors of f32, f64, f16, bf16 or u8 as a safetensors file. The same tensors give the same bytes.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_tensors(path: &Utf8Path, tensors: Vec<(String, TensorData)>) -> Result<(), StageError> {
+    write_views(path, tensors.into_iter().map(|(name, data)| (name, Stored(data))).collect())
+}
+
+/// The file is never in memory as a whole.
+fn write_views(path: &Utf8Path, views: Vec<(String, impl View)>) -> Result<(), StageError> {
     // One entry, as `transformers` wants it; more would be written in the order of a hash map.
     let about = [("format".to_owned(), "pt".to_owned())].into();
-    let views = tensors.into_iter().map(|(name, data)| (name, Stored(data)));
-    let bytes = safetensors::serialize(views, Some(about)).map_err(std::io::Error::other)?;
-    fs_err::write(path, bytes)?;
-    Ok(())
+    safetensors::serialize_to_file(views, Some(about), path.as_std_path()).map_err(|error| {
+        let kind = match &error {
+            SafeTensorError::IoError(error) => error.kind(),
+            _ => std::io::ErrorKind::Other,
+        };
+        StageError::from(std::io::Error::new(kind, format!("{path}: {error}")))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::llama::named_weights, *};
 
     fn model() -> Llama {
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 };
@@ -273,6 +382,36 @@ mod tests {
         assert_eq!(named_weights(&read), named_weights(&model()));
         save(&read, &folder, None).unwrap();
         assert_eq!(fs_err::read(folder.join(WEIGHTS)).unwrap(), first);
+    }
+
+    #[test]
+    fn a_model_in_several_files_is_read_through_its_index() {
+        let (_temp, folder) = folder();
+        save(&model(), &folder, None).unwrap();
+        fs_err::remove_file(folder.join(WEIGHTS)).unwrap();
+        let mut all = named_weights(&model());
+        let second = all.split_off(5);
+        let mut map = serde_json::Map::new();
+        for (file, part) in [("model-00001-of-00002.safetensors", all), ("model-00002-of-00002.safetensors", second)] {
+            map.extend(part.iter().map(|(name, _)| (name.clone(), file.into())));
+            write_tensors(&folder.join(file), part).unwrap();
+        }
+        let write = |map: &serde_json::Map<String, serde_json::Value>| {
+            let index = serde_json::json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+            fs_err::write(folder.join(INDEX), index.to_string()).unwrap();
+        };
+        write(&map);
+        let read = load(&folder, &Device::flex()).unwrap();
+        assert_eq!(named_weights(&read), named_weights(&model()));
+
+        map.insert("lm_head.weight".to_owned(), "../elsewhere.safetensors".into());
+        write(&map);
+        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        assert!(error.ends_with("`../elsewhere.safetensors` leads outside the model's folder"), "{error}");
+        map.remove("lm_head.weight");
+        write(&map);
+        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        assert!(error.ends_with("there is no `lm_head.weight`"), "{error}");
     }
 
     #[test]

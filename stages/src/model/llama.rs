@@ -191,9 +191,8 @@ impl Llama {
         rope: &Rope,
         mut watch: impl FnMut(&str, &Tensor<2>),
     ) -> Tensor<2> {
-        let [batch, seq] = tokens.dims();
-        let heads = Heads { batch, seq, n_head: self.config.n_head, head_dim: self.config.head_dim() };
-        let mut x = ops::embedding(self.model.embed_tokens.weight.val(), tokens); // [batch * seq, d_model]
+        let heads = self.heads(tokens.dims());
+        let mut x = self.embed(tokens);
         watch("model.embed_tokens", &x);
         for (index, block) in self.model.layers.iter().enumerate() {
             x = block.attend(x, heads, rope);
@@ -201,8 +200,25 @@ impl Llama {
             x = block.think(x);
             watch(&format!("model.layers.{index}.mlp"), &x);
         }
-        let x = self.model.norm.forward(x);
-        self.lm_head.forward(x)
+        self.head(x)
+    }
+
+    /// How `[batch, seq]` tokens fall into heads.
+    #[must_use]
+    pub fn heads(&self, [batch, seq]: [usize; 2]) -> Heads {
+        Heads { batch, seq, n_head: self.config.n_head, head_dim: self.config.head_dim() }
+    }
+
+    /// The first part of [`forward`](Self::forward): tokens `[batch, seq]` to `[batch * seq, d_model]`.
+    #[must_use]
+    pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<2> {
+        ops::embedding(self.model.embed_tokens.weight.val(), tokens)
+    }
+
+    /// The last part: `[batch * seq, d_model]` to logits `[batch * seq, vocab_size]`.
+    #[must_use]
+    pub fn head(&self, x: Tensor<2>) -> Tensor<2> {
+        self.lm_head.forward(self.model.norm.forward(x))
     }
 }
 
@@ -223,6 +239,12 @@ impl RmsNorm {
 }
 
 impl Block {
+    /// The whole block, `[batch * seq, d_model]` to the same.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
+        self.think(self.attend(x, heads, rope))
+    }
+
     fn attend(&self, x: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
         let attn = &self.self_attn;

@@ -4,6 +4,7 @@ mod adapter;
 mod config;
 mod hf;
 mod llama;
+pub mod vision;
 
 pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock};
 pub use config::{LlamaConfig, ModelParams, Preset};

@@ -82,14 +82,14 @@ impl Rope {
 /// `q`, `k`, `v` and the result are `[batch * seq, n_head * head_dim]`; scores are divided by the root of `head_dim`.
 #[must_use]
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
-    if applies(&q)
-        && applies(&k)
-        && applies(&v)
-        && let (Some(q), Some(k), Some(v)) = (Input::of(q.clone()), Input::of(k.clone()), Input::of(v.clone()))
-    {
-        return apply(FusedAttention { heads, table: Arc::clone(&rope.table) }, [q, k, v]);
+    if !(applies(&q) && applies(&k) && applies(&v)) {
+        return plain(q, k, v, heads, rope);
     }
-    plain(q, k, v, heads, rope)
+    // Not cloned: queries and keys are this operation's to turn in place.
+    match (Input::of(q), Input::of(k), Input::of(v)) {
+        (Some(q), Some(k), Some(v)) => apply(FusedAttention { heads, table: Arc::clone(&rope.table) }, [q, k, v]),
+        _ => unreachable!("queries, keys and values are f32 on the CPU"),
+    }
 }
 
 fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
@@ -107,7 +107,8 @@ fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) ->
 /// saves nearly half of the products for long sequences.
 const BLOCK: usize = 64;
 
-/// Scores are computed again in the backward pass instead of being kept: `batch * n_head * seq^2` numbers a layer.
+/// Queries and keys are turned where they are, and kept turned. Scores are computed again in the backward pass instead of
+/// being kept: `batch * n_head * seq^2` numbers a layer.
 #[derive(Debug)]
 struct FusedAttention {
     heads: Heads,
@@ -126,28 +127,26 @@ impl FusedAttention {
         x.reshape(Shape::from([batch, seq, n_head, head_dim])).permute(&[0, 2, 1, 3])
     }
 
-    /// `x` `[batch * seq, d_model]` turned by its positions and scaled.
-    fn turned(&self, x: &Host, factor: f32) -> Host {
-        let Heads { batch, seq, n_head, head_dim } = self.heads;
+    /// Turns `x` `[batch * seq, d_model]` by its positions and scales it.
+    fn turn(&self, x: &mut Host, factor: f32) {
+        let Heads { n_head, head_dim, .. } = self.heads;
         let (half, width) = (head_dim / 2, n_head * head_dim);
-        let mut out = vec![0.0f32; batch * seq * width];
-        out.par_chunks_mut(self.piece()).zip(values(x).par_chunks(self.piece())).for_each(|(out, x)| {
+        x.storage_mut::<f32>().par_chunks_mut(self.piece()).for_each(|x| {
             simd(
                 #[inline(always)]
                 || {
                     let tables = self.table.cos.chunks_exact(half).zip(self.table.sin.chunks_exact(half));
-                    for ((out, x), table) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(tables) {
-                        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-                            turn(x, table, factor, out);
+                    for (x, table) in x.chunks_exact_mut(width).zip(tables) {
+                        for x in x.chunks_exact_mut(head_dim) {
+                            turn(x, table, factor);
                         }
                     }
                 },
             );
         });
-        host(out, [batch * seq, width])
     }
 
-    /// The gradient of what [`turned`](Self::turned) took, from that of some rows of what it gave
+    /// The gradient of what [`turn`](Self::turn) took, from that of some rows of what it gave
     /// (`[batch, n_head, end - begin, head_dim]`): the turn backwards, written to those rows of `out`
     /// `[batch * seq, d_model]`.
     fn turned_back(&self, grad: &Host, (begin, end): (usize, usize), factor: f32, out: &mut [f32]) {
@@ -222,16 +221,12 @@ impl FusedAttention {
     }
 }
 
-/// One head of one token, turned and scaled.
+/// Turns and scales one head of one token.
 #[inline(always)]
-fn turn(x: &[f32], (cos, sin): (&[f32], &[f32]), factor: f32, out: &mut [f32]) {
-    let half = cos.len();
-    let ((first, second), (out1, out2)) = (x.split_at(half), out.split_at_mut(half));
-    for ((((a, b), c), s), (out1, out2)) in
-        first.iter().zip(second).zip(cos).zip(sin).zip(out1.iter_mut().zip(out2.iter_mut()))
-    {
-        *out1 = (a * c - b * s) * factor;
-        *out2 = (b * c + a * s) * factor;
+fn turn(x: &mut [f32], (cos, sin): (&[f32], &[f32]), factor: f32) {
+    let (first, second) = x.split_at_mut(cos.len());
+    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = ((*a * c - *b * s) * factor, (*b * c + *a * s) * factor);
     }
 }
 
@@ -268,12 +263,13 @@ fn add_to_first_rows(sum: Option<Host>, part: Host, batch_heads: usize) -> Host 
 impl Fused<3> for FusedAttention {
     type Saved = [Host; 3];
 
-    fn forward(&self, [q, k, v]: [Host; 3]) -> (Host, Self::Saved) {
+    fn forward(&self, [mut q, mut k, v]: [Host; 3]) -> (Host, Self::Saved) {
         let Heads { batch, seq, n_head, head_dim } = self.heads;
-        let (turned_q, turned_k) = (self.turned(&q, self.scale()), self.turned(&k, 1.0));
+        self.turn(&mut q, self.scale());
+        self.turn(&mut k, 1.0);
         let mut out = vec![0.0f32; batch * self.piece()];
         for (begin, end) in self.blocks() {
-            let p = self.probabilities(&turned_q, &turned_k, (begin, end));
+            let p = self.probabilities(&q, &k, (begin, end));
             let mixed = Flex::float_matmul(p, self.split(&v).narrow(2, 0, end));
             self.join(&mixed, (begin, end), &mut out);
         }
@@ -284,15 +280,14 @@ impl Fused<3> for FusedAttention {
     /// `dS = P (dP - rowsum(P dP))`, `dQ = dS K`, `dK += dS^T Q`. The last block comes first, since it reaches all keys.
     fn backward(&self, [q, k, v]: Self::Saved, grad: Host, _: [bool; 3]) -> [Option<Host>; 3] {
         let Heads { batch, seq, n_head, head_dim } = self.heads;
-        let (turned_q, turned_k) = (self.turned(&q, self.scale()), self.turned(&k, 1.0));
         let [mut for_q, mut for_k, mut for_v] = [(); 3].map(|()| vec![0.0f32; batch * self.piece()]);
         let (mut sum_k, mut sum_v) = (None, None);
         for (begin, end) in self.blocks().rev() {
             let rows = end - begin;
-            let p = self.probabilities(&turned_q, &turned_k, (begin, end));
+            let p = self.probabilities(&q, &k, (begin, end));
             let grad = self.split(&grad).narrow(2, begin, rows);
-            let keys = self.split(&turned_k).narrow(2, 0, end);
-            let queries = self.split(&turned_q).narrow(2, begin, rows);
+            let keys = self.split(&k).narrow(2, 0, end);
+            let queries = self.split(&q).narrow(2, begin, rows);
             let values_t = self.split(&v).narrow(2, 0, end).transpose(2, 3);
             let mut change = Flex::float_matmul(grad.clone(), values_t);
             change.storage_mut::<f32>().par_chunks_mut(rows * end).zip(values(&p).par_chunks(rows * end)).for_each(

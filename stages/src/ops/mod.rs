@@ -9,20 +9,26 @@
 //! pieces are added in their order.
 
 mod attention;
+mod conv2d;
 mod cross_entropy;
+mod dropout;
 mod embedding;
 mod fused;
 mod kernel;
 mod linear;
 mod rms_norm;
 mod swiglu;
+mod update;
 
 pub use attention::{Heads, Rope, causal_attention};
+pub use conv2d::{Conv, conv2d};
 pub use cross_entropy::cross_entropy_sum;
+pub use dropout::dropout;
 pub use embedding::embedding;
 pub use linear::linear;
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
+pub use update::{residual, subtract, subtract_two};
 
 pub(crate) use fused::{on_host, to_tensor};
 pub(crate) use kernel::{PIECE, scale, simd, sum_of_squares};

@@ -32,6 +32,20 @@ impl MatrixOptimizer {
             Self::Sgd => 0.0,
         }
     }
+
+    /// Bytes that its state of a matrix will take, at so many bytes a number: what [`MatrixState::bytes`] says then.
+    #[must_use]
+    pub fn state_bytes(&self, [m, n]: [usize; 2], float: u64) -> u64 {
+        let count = (m * n) as u64;
+        match self {
+            Self::Adam(_) => 2 * count * float,
+            Self::Adam8bit(_, eight) if m * n < eight.min_size => 2 * count * float,
+            // A byte an entry and four a block, for both moments.
+            Self::Adam8bit(_, eight) => 2 * (count + 4 * count.div_ceil(eight.block_size.max(1) as u64)),
+            Self::Adafactor(config, _) => ((m + n) as u64 + if config.beta1 > 0.0 { count } else { 0 }) * float,
+            Self::Sgd => 0,
+        }
+    }
 }
 
 /// A direction and the factor to subtract it with: `W -= factor * direction`.
@@ -89,6 +103,12 @@ impl MatrixState {
     #[must_use]
     pub fn config(&self) -> &MatrixOptimizer {
         &self.config
+    }
+
+    /// Shape of its gradients.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
     }
 
     /// Takes in a gradient.
@@ -221,12 +241,6 @@ impl MatrixState {
         }
         Ok(())
     }
-}
-
-/// Decoupled weight decay of an updated weight, with the plain learning rate: `W -= lr * weight_decay * W`.
-#[must_use]
-pub fn decay(weight: Tensor<2>, lr: f64, weight_decay: f64) -> Tensor<2> {
-    if weight_decay == 0.0 { weight } else { weight.mul_scalar(1.0 - lr * weight_decay) }
 }
 
 fn host(tensor: &Tensor<1>) -> Result<Vec<f32>, StageError> {

@@ -5,5 +5,5 @@ mod matrix;
 mod quant8;
 
 pub use adafactor::{AdafactorConfig, Factored, clip_rms};
-pub use matrix::{Direction, MatrixOptimizer, MatrixState, decay};
+pub use matrix::{Direction, MatrixOptimizer, MatrixState};
 pub use quant8::{CodeTable, EightBit, Quantised, codes};

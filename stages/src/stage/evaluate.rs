@@ -1,17 +1,18 @@
-//! `evaluate`: loss and perplexity of a model on a validation split.
+//! `evaluate`: loss and perplexity of a model on a split that it was not trained on.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Dtype, Estimate, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::{EVALUATION, MODEL, TOKENS};
 use crate::{
     data::{TokenFolder, unigram_loss},
-    device, model,
-    train::{Throughput, evaluate},
+    device,
+    model::{self, LlamaConfig},
+    train::{Throughput, estimate::data_bytes, evaluate},
 };
 
-/// Evaluates a model on the whole validation split.
+/// Evaluates a model on a whole split, the validation split if no other is named.
 ///
 /// Windows of `seq_len` tokens follow each other without overlap, the last one shorter; every token but the split's
 /// first is predicted once, and the mean is over tokens.
@@ -24,6 +25,20 @@ pub struct EvaluateParams {
     /// Windows in one forward pass. The loss does not depend on it but for rounding.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
+    /// `validation`, or `test`: the data's last part, which should not have chosen anything either.
+    #[serde(default)]
+    pub split: EvaluatedSplit,
+}
+
+/// Which part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluatedSplit {
+    /// The validation split.
+    #[default]
+    Validation,
+    /// The test split; the text-dataset has to be asked for one.
+    Test,
 }
 
 fn default_batch_size() -> usize {
@@ -37,7 +52,7 @@ pub(super) struct EvaluationReport {
     pub(super) val_loss: f64,
     /// `exp(val_loss)`.
     pub(super) perplexity: f64,
-    /// `val_loss` in bits, times tokens per byte of the validation text: comparable between tokenizers.
+    /// `val_loss` in bits, times tokens per byte of the split's text: comparable between tokenizers.
     pub(super) bits_per_byte: f64,
     /// Perplexity of the add-one smoothed unigram model of the training split, on the same tokens.
     pub(super) unigram_perplexity: f64,
@@ -49,6 +64,9 @@ pub(super) struct EvaluationReport {
     pub(super) parameters: usize,
 }
 
+/// Size of the report: seven figures with their names, at most.
+const REPORT_BYTES: u64 = 512;
+
 /// The stage kind.
 #[derive(Debug)]
 pub struct Evaluate;
@@ -58,7 +76,7 @@ impl Stage for Evaluate {
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
         Port::new("model", MODEL, "what to evaluate"),
-        Port::new("data", TOKENS, "whose validation split it is evaluated on"),
+        Port::new("data", TOKENS, "whose validation or test split it is evaluated on"),
     ];
     const OUTPUTS: &'static [Port] = &[Port::new("evaluation", EVALUATION, "the figures as a JSON file")];
     const SEEDED: bool = false;
@@ -73,11 +91,30 @@ impl Stage for Evaluate {
                 check.problem(name, format!("`{name}` must be at least 1"), "");
             }
         }
+        if params.split == EvaluatedSplit::Test && check.fact("data", "test_tokens_max") == Some(0.0) {
+            check.problem("split", "the data has no test split", "give its text-dataset a `test` above 0");
+        }
         if let (Some(known), Some(data)) = (check.fact("model", "vocab_size"), check.fact("data", "vocab_size"))
             && data > known
         {
             let message = format!("the data has {data} token ids, but the model knows {known}");
             check.problem("batch_size", message, "evaluate on data of the tokenizer that the model was trained with");
+        }
+    }
+
+    fn estimate(params: &Self::Params, check: &Check<'_>, dtype: Dtype) -> Estimate {
+        let Some(config) = LlamaConfig::of_facts(&check.facts("model")) else { return Estimate::default() };
+        let tokens = (params.batch_size * params.seq_len.unwrap_or(config.seq_len)) as u64;
+        // Nothing is kept for a backward pass: the widest part of a block, or the logits and their softmax.
+        let widest = (4 * config.d_model + 3 * config.d_ff).max(config.d_model + 2 * config.vocab_size) as u64;
+        let parameters = config.parameters() as u64;
+        Estimate {
+            parameters: Some(parameters),
+            weight_bytes: Some(parameters * dtype.bytes()),
+            activation_bytes: Some(tokens * widest * dtype.bytes()),
+            data_bytes: data_bytes(check),
+            output_bytes: Some(REPORT_BYTES),
+            ..Estimate::default()
         }
     }
 
@@ -96,10 +133,13 @@ fn report(params: &EvaluateParams, ctx: &mut StageContext<'_>) -> Result<(), Sta
             format!("the data has {} token ids, but the model knows {}", data.meta.vocab_size, config.vocab_size);
         return Err(StageError::new(message).help("evaluate on data of the tokenizer that the model was trained with"));
     }
-    let (train, validation) = (data.train()?, data.validation()?);
+    let (split, tokens, bytes) = match params.split {
+        EvaluatedSplit::Validation => (data.validation()?, data.meta.validation_tokens, data.meta.validation_bytes),
+        EvaluatedSplit::Test => (data.test()?, data.meta.test_tokens, data.meta.test_bytes),
+    };
     let seq_len = params.seq_len.unwrap_or(config.seq_len);
     let mut speed = Throughput::default();
-    let found = evaluate(&model, &validation, (seq_len, params.batch_size, None), &device, |done, total| {
+    let found = evaluate(&model, &split, (seq_len, params.batch_size, None), &device, |done, total| {
         ctx.progress(&Progress { done, total, unit: "token".to_owned(), figures: Vec::new() });
         ctx.stop_if_asked()
     })?;
@@ -108,12 +148,12 @@ fn report(params: &EvaluateParams, ctx: &mut StageContext<'_>) -> Result<(), Sta
     if !found.loss().is_finite() {
         return Err(StageError::new("the model's loss is not finite: its weights hold NaN or infinity"));
     }
-    let tokens_per_byte = data.meta.validation_tokens as f64 / data.meta.validation_bytes as f64;
+    let tokens_per_byte = tokens as f64 / bytes as f64;
     let report = EvaluationReport {
         val_loss: found.loss(),
         perplexity: found.perplexity(),
         bits_per_byte: found.loss() / std::f64::consts::LN_2 * tokens_per_byte,
-        unigram_perplexity: unigram_loss(&train, &validation, data.meta.vocab_size).exp(),
+        unigram_perplexity: unigram_loss(&data.train()?, &split, data.meta.vocab_size).exp(),
         tokens: found.tokens,
         seq_len,
         parameters: config.parameters(),

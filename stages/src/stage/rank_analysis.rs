@@ -11,13 +11,19 @@ use faer::Mat;
 use glob::Pattern;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Estimate, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::{MODEL, RANKS, rank_table};
+use super::{
+    IMAGES, MODEL, RANKS,
+    rank_activations::{self, ActivationParams},
+    rank_table,
+};
 use crate::{
+    device,
     linalg::svd::{LinalgError, singular_values},
     metric::rank::{RankMeasures, Spectrum, scaled_stable_rank},
+    model::LlamaConfig,
 };
 
 /// Singular values and rank measures of a model's weights.
@@ -35,6 +41,8 @@ pub struct RankAnalysisParams {
     /// Below what a singular value counts as zero; by default `max(m, n) * eps` of the largest, with the eps of the type
     /// the weight is stored in.
     pub tolerance: Option<Tolerance>,
+    /// What is measured on the images of the input `data`.
+    pub activations: ActivationParams,
 }
 
 /// Below what a singular value counts as zero.
@@ -49,7 +57,12 @@ pub enum Tolerance {
 
 impl Default for RankAnalysisParams {
     fn default() -> Self {
-        Self { weights: vec!["*".to_owned()], energy: vec![0.5, 0.9, 0.95, 0.99], tolerance: None }
+        Self {
+            weights: vec!["*".to_owned()],
+            energy: vec![0.5, 0.9, 0.95, 0.99],
+            tolerance: None,
+            activations: ActivationParams::default(),
+        }
     }
 }
 
@@ -86,15 +99,21 @@ pub struct WeightRanks {
 }
 
 const FORMAT: u32 = 1;
+/// A singular value as text in JSON, indented, and the measures of one weight in all three files: at most.
+const VALUE_BYTES: u64 = 32;
+const ROW_BYTES: u64 = 4096;
 
 impl Stage for RankAnalysis {
     const KIND: &'static str = "rank-analysis";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port::new("model", MODEL, "folder with model.safetensors and config.json"),
         Port::new("initial", MODEL, "the same model before training, for the scaled stable rank").optional(),
+        Port::new("data", IMAGES, "images, for what a classifier uses of its weights (utilized and local rank)")
+            .optional(),
     ];
-    const OUTPUTS: &'static [Port] = &[Port::new("ranks", RANKS, "ranks.json, ranks.tsv and ranks.md")];
+    const OUTPUTS: &'static [Port] =
+        &[Port::new("ranks", RANKS, "ranks.json, ranks.tsv, ranks.md, spectra.tsv, and with `data` activations.json")];
     const SEEDED: bool = false;
     const ON_DEVICE: bool = false;
 
@@ -128,6 +147,41 @@ impl Stage for RankAnalysis {
         {
             check.problem("tolerance", format!("{tol} is not a tolerance"), "give a number of at least 0");
         }
+        let activations = &params.activations;
+        for (name, share) in [("input_energy", activations.input_energy), ("output_energy", activations.output_energy)]
+        {
+            if !(share > 0.0 && share <= 1.0) {
+                let message = format!("{share} is not a share of the energy");
+                check.problem(format!("activations.{name}"), message, "give a share above 0 and at most 1");
+            }
+        }
+        if activations.images == 0 {
+            check.problem("activations.images", "`images` must be at least 1", "");
+        }
+    }
+
+    fn estimate(_: &Self::Params, check: &Check<'_>, dtype: sepia_engine::stage::Dtype) -> Estimate {
+        let Some(config) = LlamaConfig::of_facts(&check.facts("model")) else { return Estimate::default() };
+        let parameters = config.parameters() as u64;
+        let models = if check.is_connected("initial") { 2 } else { 1 };
+        let matrices: Vec<[u64; 2]> = config
+            .weight_shapes()
+            .iter()
+            .filter_map(|(_, shape)| match shape.as_slice() {
+                [m, n] => Some([*m as u64, *n as u64]),
+                _ => None,
+            })
+            .collect();
+        let largest = matrices.iter().map(|[m, n]| m * n).max().unwrap_or(0);
+        let values: u64 = matrices.iter().map(|[m, n]| m.min(n)).sum();
+        Estimate {
+            parameters: Some(parameters),
+            weight_bytes: Some(models * parameters * dtype.bytes()),
+            // A matrix in f64 and the decomposition's copy of it.
+            activation_bytes: Some(2 * 8 * largest),
+            output_bytes: Some(values * VALUE_BYTES + matrices.len() as u64 * ROW_BYTES),
+            ..Estimate::default()
+        }
     }
 
     fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
@@ -151,8 +205,24 @@ impl Stage for RankAnalysis {
         fs_err::write(folder.join("ranks.json"), json)?;
         fs_err::write(folder.join("ranks.tsv"), rank_table::tsv(&ranks.weights))?;
         fs_err::write(folder.join("ranks.md"), rank_table::markdown(&ranks.weights))?;
+        fs_err::write(folder.join("spectra.tsv"), rank_table::spectra(&ranks.weights))?;
+        if let Some(data) = ctx.input_opt("data") {
+            let model = ctx.input("model")?;
+            device::with_threads(ctx.threads(), || {
+                rank_activations::measure(&model, &data, &folder, &params.activations, ctx)
+            })?;
+        }
         Ok(())
     }
+}
+
+/// Reads what the stage wrote.
+///
+/// # Errors
+/// When the file is missing or damaged.
+pub(super) fn read_ranks(folder: &Utf8Path) -> Result<Ranks, StageError> {
+    let path = folder.join("ranks.json");
+    serde_json::from_str(&fs_err::read_to_string(&path)?).map_err(|error| StageError::unreadable(&path, error))
 }
 
 fn read(folder: &Utf8Path) -> Result<Vec<u8>, StageError> {

@@ -178,6 +178,7 @@ fn wrong_parameters_are_found_before_anything_runs() {
         weights: vec!["[".into()],
         energy: vec![0.5, 0.0, 1.5],
         tolerance: Some(Tolerance::Relative(-1.0)),
+        ..Default::default()
     };
     RankAnalysis::check(&params, &mut check);
     let problems: Vec<String> = check.finish().1.into_iter().map(|problem| problem.message).collect();

@@ -24,6 +24,25 @@ pub(super) fn markdown(weights: &[WeightRanks]) -> String {
     text
 }
 
+/// Every singular value, for plotting: the weight, its number from 1, the value, divided by the largest, and the share of
+/// the energy that it and those before it hold.
+pub(super) fn spectra(weights: &[WeightRanks]) -> String {
+    let mut text = "weight\tindex\tsingular_value\trelative\tcumulative_energy\n".to_owned();
+    for weight in weights {
+        let values = &weight.singular_values;
+        let largest = values.first().copied().unwrap_or(0.0).max(f64::MIN_POSITIVE);
+        let total: f64 = values.iter().map(|value| (value / largest).powi(2)).sum();
+        let mut energy = 0.0;
+        for (index, value) in values.iter().enumerate() {
+            let relative = value / largest;
+            energy += relative * relative;
+            let share = if total > 0.0 { energy / total } else { 0.0 };
+            let _ = writeln!(text, "{}\t{}\t{value}\t{relative}\t{share}", weight.name, index + 1);
+        }
+    }
+    text
+}
+
 fn header(weights: &[WeightRanks]) -> Vec<String> {
     let fixed = [
         "weight",

@@ -19,6 +19,7 @@ fn tokens(bench: &Bench) -> Utf8PathBuf {
         files: InputFiles::of(vec![path]),
         tokenizer: TokenizerParams::Bpe { vocab_size: 270 },
         validation: 0.1,
+        test: 0.0,
     };
     Bench::run::<TextDataset>(&params, bench.job("tokens", &[], &["data"]), &mut Recorder::default()).unwrap();
     bench.path("tokens/data")

@@ -1,16 +1,19 @@
 //! `text-dataset`: text files to packed tokens.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, InputFiles, NoKnobs, Port, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Dtype, Estimate, InputFiles, NoKnobs, Port, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use super::TOKENS;
-use crate::data::{Text, TextTokenizer, TokenWriter, TokenizerParams, split_at_tail};
+use crate::{
+    data::{Text, TextTokenizer, TokenWriter, TokenizerParams, split_at_tail},
+    train::estimate::{TOKENIZER_ENTRY, token_bytes},
+};
 
-/// Turns UTF-8 text into tokens, split into a training and a validation part.
+/// Turns UTF-8 text into tokens, split into a training, a validation and, if asked for, a test part.
 ///
-/// The validation split is the tail of the text: a random sample would lie between pieces of training text that share
-/// its topic, names and sentences, and would look easier than new text is.
+/// The validation split is the tail of the text, and the test split the tail behind it: a random sample would lie between
+/// pieces of training text that share its topic, names and sentences, and would look easier than new text is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextDatasetParams {
@@ -23,11 +26,18 @@ pub struct TextDatasetParams {
     /// Part of the text, by bytes, that is kept for validation: its end.
     #[serde(default = "default_validation")]
     pub validation: f64,
+    /// Part of the text, by bytes, that is kept for a last evaluation, on data that chose nothing: its end, behind the
+    /// validation split. 0 for no test split.
+    #[serde(default)]
+    pub test: f64,
 }
 
 fn default_validation() -> f64 {
     0.1
 }
+
+/// Size of `meta.json`, at most.
+const META_BYTES: u64 = 512;
 
 /// The stage kind.
 #[derive(Debug)]
@@ -38,7 +48,7 @@ impl Stage for TextDataset {
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[];
     const OUTPUTS: &'static [Port] =
-        &[Port::new("data", TOKENS, "packed token ids of both splits, with the tokenizer that made them")];
+        &[Port::new("data", TOKENS, "packed token ids of the splits, with the tokenizer that made them")];
     const SEEDED: bool = false;
     const ON_DEVICE: bool = false;
 
@@ -46,9 +56,12 @@ impl Stage for TextDataset {
     type Knobs = NoKnobs;
 
     fn check(params: &Self::Params, check: &mut Check<'_>) {
-        let validation = params.validation;
-        let fits = validation > 0.0 && validation < 1.0;
-        if !fits {
+        let TextDatasetParams { validation, test, .. } = *params;
+        let fits = validation > 0.0 && test >= 0.0 && validation + test < 1.0;
+        if validation > 0.0 && validation < 1.0 && !fits {
+            let message = format!("`test` is {test}, but must be at least 0 and leave text beside `validation`");
+            check.problem("test", message, "0.05 keeps a twentieth of the text");
+        } else if !fits {
             let message = format!("`validation` is {validation}, but must be above 0 and below 1");
             check.problem("validation", message, "0.1 keeps a tenth of the text");
         }
@@ -60,8 +73,9 @@ impl Stage for TextDataset {
             check.problem("files", message, "name a file or folder with UTF-8 text");
         }
         if fits && bytes > 0 {
-            let validation_bytes = (bytes as f64 * validation).round();
-            check.state("data", "train_tokens_max", bytes as f64 - validation_bytes);
+            let [validation_bytes, test_bytes] = [validation, test].map(|part| (bytes as f64 * part).round());
+            check.state("data", "train_tokens_max", bytes as f64 - validation_bytes - test_bytes);
+            check.state("data", "test_tokens_max", test_bytes);
             check.state("data", "validation_tokens_max", validation_bytes);
             if validation_bytes < 2.0 {
                 let message = format!("{validation} of {bytes} bytes leaves no validation split");
@@ -81,6 +95,23 @@ impl Stage for TextDataset {
         }
     }
 
+    /// A token stands for at least one byte: with a byte-level BPE this is an upper bound, with bytes it is exact.
+    fn estimate(params: &Self::Params, check: &Check<'_>, _: Dtype) -> Estimate {
+        let bytes: u64 = check.file_sizes(&params.files).iter().map(|(_, size)| size).sum();
+        let vocab_size = match params.tokenizer {
+            TokenizerParams::Byte {} => Some(256.0),
+            TokenizerParams::Bpe { vocab_size } => Some(vocab_size as f64),
+            TokenizerParams::File { .. } => None,
+        };
+        let tokenizer = vocab_size.map_or(0, |size| size as u64 * TOKENIZER_ENTRY);
+        Estimate {
+            // The text, and its tokens as they come from the tokenizer.
+            data_bytes: (bytes > 0).then_some(5 * bytes),
+            output_bytes: (bytes > 0).then(|| bytes * token_bytes(vocab_size) + tokenizer + META_BYTES),
+            ..Estimate::default()
+        }
+    }
+
     fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
         crate::device::with_threads(ctx.threads(), || tokenize(params, ctx))
     }
@@ -88,20 +119,23 @@ impl Stage for TextDataset {
 
 fn tokenize(params: &TextDatasetParams, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
     let text = Text::read(&params.files)?;
-    let (train, validation) = split_at_tail(&text.content, params.validation);
+    let (kept, test) = split_at_tail(&text.content, params.test);
+    // Parts are parts of the whole text.
+    let (train, validation) = split_at_tail(kept, params.validation / (1.0 - params.test));
     let tokenizer = TextTokenizer::make(&params.tokenizer, train)?;
     ctx.stop_if_asked()?;
     let (train_tokens, validation_tokens) = (tokenizer.encode(train)?, tokenizer.encode(validation)?);
-    for (name, tokens) in [("training", &train_tokens), ("validation", &validation_tokens)] {
+    let test_tokens = tokenizer.encode(test)?;
+    for (name, param, part, tokens) in [
+        ("training", "validation", params.validation, &train_tokens),
+        ("validation", "validation", params.validation, &validation_tokens),
+        ("test", "test", params.test, &test_tokens),
+    ] {
         // A token is predicted from those before it: two are the least that can be trained or evaluated on.
-        if tokens.len() < 2 {
-            let message = format!(
-                "the {name} split has {} tokens (validation = {} of {} bytes)",
-                tokens.len(),
-                params.validation,
-                text.content.len()
-            );
-            return Err(StageError::new(message).param("validation").help("change `validation`, or add text"));
+        if tokens.len() < 2 && (name != "test" || part > 0.0) {
+            let (count, bytes) = (tokens.len(), text.content.len());
+            let message = format!("the {name} split has {count} tokens ({param} = {part} of {bytes} bytes)");
+            return Err(StageError::new(message).param(param).help(format!("change `{param}`, or add text")));
         }
     }
     let writer = TokenWriter {
@@ -111,11 +145,14 @@ fn tokenize(params: &TextDatasetParams, ctx: &mut StageContext<'_>) -> Result<()
         validation: (&validation_tokens, validation.len()),
         tokenizer: &tokenizer.to_json()?,
     };
-    let meta = writer.write()?;
+    let meta = writer.write_with_test((&test_tokens, test.len()))?;
     ctx.note(&format!("{} files, {} bytes of text", text.files, text.content.len()));
     ctx.result("vocab_size", meta.vocab_size as f64)?;
     ctx.result("train_tokens", meta.train_tokens as f64)?;
     ctx.result("validation_tokens", meta.validation_tokens as f64)?;
+    if meta.test_tokens > 0 {
+        ctx.result("test_tokens", meta.test_tokens as f64)?;
+    }
     ctx.result("bytes_per_token", meta.train_bytes as f64 / meta.train_tokens as f64)
 }
 
@@ -136,7 +173,7 @@ mod tests {
     ) -> Result<TokenFolder, StageError> {
         let path = bench.path("text.txt");
         fs_err::write(&path, text).unwrap();
-        let params = TextDatasetParams { files: InputFiles::of(vec![path]), tokenizer, validation };
+        let params = TextDatasetParams { files: InputFiles::of(vec![path]), tokenizer, validation, test: 0.0 };
         let job = bench.job(name, &[], &["data"]);
         let output = job.outputs["data"].clone();
         Bench::run::<TextDataset>(&params, job, &mut Recorder::default())?;
@@ -167,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn the_three_splits_follow_each_other_and_lose_nothing() {
+        let bench = Bench::new();
+        let path = bench.path("text.txt");
+        fs_err::write(&path, "0123456789".repeat(10)).unwrap();
+        let tokenizer = TokenizerParams::Byte {};
+        let params = TextDatasetParams { files: InputFiles::of(vec![path]), tokenizer, validation: 0.2, test: 0.1 };
+        let job = bench.job("three", &[], &["data"]);
+        let output = job.outputs["data"].clone();
+        Bench::run::<TextDataset>(&params, job, &mut Recorder::default()).unwrap();
+        let data = TokenFolder::open(&output).unwrap();
+        let splits = [data.train().unwrap(), data.validation().unwrap(), data.test().unwrap()];
+        assert_eq!(splits.each_ref().map(crate::data::Split::len), [71, 20, 10]);
+        let all: Vec<u8> = splits.iter().flat_map(|split| split.iter()).map(|token| token as u8).collect();
+        assert_eq!(all, fs_err::read(bench.path("text.txt")).unwrap().into_iter().chain(*b"\n").collect::<Vec<u8>>());
+    }
+
+    #[test]
     fn a_split_without_tokens_is_refused() {
         let error = run(&Bench::new(), "tiny", "abcdefg\n", 0.05, TokenizerParams::Byte {}).unwrap_err();
         assert_eq!(error.to_string(), "the validation split has 0 tokens (validation = 0.05 of 8 bytes)");
@@ -181,6 +235,7 @@ mod tests {
             files: InputFiles::of(vec![path.clone()]),
             tokenizer,
             validation,
+            test: 0.0,
         };
         let inputs = std::collections::BTreeMap::new();
         let check = |params: &TextDatasetParams| {

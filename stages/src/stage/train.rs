@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use sepia_engine::stage::{Check, Port, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, Dtype, Estimate, Port, Stage, StageContext, StageError};
 
 use super::{MODEL, TOKENS};
 use crate::{
@@ -37,6 +37,10 @@ impl<M: MethodParams> Stage for Train<M> {
 
     fn check(params: &Self::Params, check: &mut Check<'_>) {
         params.check(check);
+    }
+
+    fn estimate(params: &Self::Params, check: &Check<'_>, dtype: Dtype) -> Estimate {
+        params.estimate(check, dtype)
     }
 
     fn run(params: &Self::Params, knobs: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {

@@ -89,12 +89,27 @@ fn every_method_gives_the_same_bytes_resumed_or_not_and_on_any_number_of_threads
             assert_eq!(error.to_string(), format!("stopped at step {step} as asked"));
         }
         let parts = run("parts", 2, &mut Recorder::default()).unwrap();
+        is_as_estimated(&params, &whole, &bench.path(&format!("{}-whole/model", entry.name)));
         run("alone", 1, &mut Recorder::default()).unwrap();
         let whole_bytes = weights(&bench, &format!("{}-whole", entry.name));
         assert!(whole_bytes == weights(&bench, &format!("{}-parts", entry.name)), "{}: resumed", entry.name);
         assert!(whole_bytes == weights(&bench, &format!("{}-alone", entry.name)), "{}: one thread", entry.name);
         assert_eq!(figures(&whole), figures(&parts), "{}", entry.name);
     }
+}
+
+/// What `sepia plan` says before a run is what the run then measures.
+fn is_as_estimated(params: &TrainParams<AnyMethod>, measured: &[MetricPoint], model: &Utf8PathBuf) {
+    let facts = [("vocab_size", 32.0), ("train_tokens_max", 3600.0), ("validation_tokens_max", 400.0)];
+    let facts = facts.map(|(name, value)| (name.to_owned(), value)).into();
+    let inputs = [("data".to_owned(), vec![facts])].into();
+    let check = Check::new(&inputs, camino::Utf8Path::new("."));
+    let estimate = Train::<AnyMethod>::estimate(params, &check, Dtype::F32);
+    assert_eq!(estimate.parameters, Some(result(measured, "parameters") as u64));
+    assert_eq!(estimate.optimizer_state_bytes, Some(result(measured, "optimizer_state_bytes") as u64));
+    let files = fs_err::read_dir(model).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    let (written, estimated) = (files.sum::<u64>(), estimate.output_bytes.unwrap());
+    assert!(written <= estimated && estimated < written + 12_000, "{written} of {estimated}");
 }
 
 #[test]
@@ -128,4 +143,25 @@ fn relora_starts_warm_from_a_trained_model_and_goes_on_getting_better() {
     let ranks: Vec<(u64, f64)> =
         second.iter().filter(|p| p.name == "merged_rank").map(|p| (p.step.unwrap(), p.value)).collect();
     assert_eq!(ranks, [(21, 8.0), (41, 16.0)]);
+}
+
+#[test]
+fn per_layer_updates_give_the_same_bytes() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    for entry in METHODS {
+        let mut losses = Vec::new();
+        for per_layer in [false, true] {
+            let more = serde_json::json!({ "per_layer": per_layer, "grad_clip": 0.0, "grad_accum": 1 });
+            let params: TrainParams<AnyMethod> = params(method(entry.name), more);
+            let name = format!("{}-{per_layer}", entry.name);
+            let points =
+                Bench::run::<Train<AnyMethod>>(&params, job(&bench, &name, &data, 2), &mut Recorder::default())
+                    .unwrap();
+            losses.push(points.iter().filter(|p| p.name == "loss").map(|p| p.value).collect::<Vec<_>>());
+        }
+        assert_eq!(losses[0], losses[1], "{}", entry.name);
+        let [whole, parts] = [false, true].map(|per_layer| weights(&bench, &format!("{}-{per_layer}", entry.name)));
+        assert!(whole == parts, "{}", entry.name);
+    }
 }

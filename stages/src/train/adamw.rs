@@ -142,6 +142,31 @@ impl Coefficients {
         );
     }
 
+    /// The direction takes the gradient's place.
+    fn direction_on_slices(&self, grad: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+        let [b1, b2] = self.betas.map(|beta| beta as f32);
+        let [c1, c2] = self.betas.map(|beta| (1.0 - beta) as f32);
+        let [eps, scale] = [self.eps, self.scale].map(|number| number as f32);
+        simd(
+            #[inline(always)]
+            || {
+                for ((g, m), v) in grad.iter_mut().zip(m).zip(v) {
+                    *m = b1 * *m + c1 * *g;
+                    *v = b2 * *v + c2 * (*g * *g);
+                    *g = *m / (scale * v.sqrt() + eps);
+                }
+            },
+        );
+    }
+
+    /// The direction and the two moments.
+    fn direction_on_tensors(&self, m: Tensor<1>, v: Tensor<1>, grad: Tensor<1>) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+        let [b1, b2] = self.betas;
+        let m = m.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
+        let v = v.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
+        (m.clone() / v.clone().sqrt().mul_scalar(self.scale).add_scalar(self.eps), m, v)
+    }
+
     fn on_tensors(
         &self,
         param: Tensor<1>,
@@ -149,10 +174,7 @@ impl Coefficients {
         v: Tensor<1>,
         grad: Tensor<1>,
     ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
-        let [b1, b2] = self.betas;
-        let m = m.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
-        let v = v.mul_scalar(b2) + (grad.clone() * grad).mul_scalar(1.0 - b2);
-        let direction = m.clone() / v.clone().sqrt().mul_scalar(self.scale).add_scalar(self.eps);
+        let (direction, m, v) = self.direction_on_tensors(m, v, grad);
         let param = (param.mul_scalar(self.before) - direction.mul_scalar(self.rate)).mul_scalar(self.after);
         (param, m, v)
     }
@@ -164,21 +186,27 @@ impl AdamState {
     #[must_use]
     pub fn direction(&mut self, grad: Tensor<1>, hyper: &AdamHyper) -> (Tensor<1>, f64) {
         self.t += 1;
-        let [b1, b2] = hyper.betas;
-        let correct1 = 1.0 - b1.powi(self.t.min(i32::MAX as u64) as i32);
-        let correct2 = 1.0 - b2.powi(self.t.min(i32::MAX as u64) as i32);
-        let fresh = grad.clone().mul_scalar(1.0 - b1);
-        self.m.inplace(|m| m.mul_scalar(b1) + fresh);
-        let fresh = grad.square().mul_scalar(1.0 - b2);
-        self.v.inplace(|v| v.mul_scalar(b2) + fresh);
-        let root = self.v.clone().sqrt();
-        match hyper.flavour {
-            AdamFlavour::Hf => (self.m.clone() / root.add_scalar(hyper.eps), correct2.sqrt() / correct1),
-            AdamFlavour::Torch => {
-                let root = root.mul_scalar(correct2.sqrt().recip());
-                (self.m.clone() / root.add_scalar(hyper.eps), correct1.recip())
+        // The weight's part of the coefficients is not used: the direction is `m / (scale sqrt(v) + eps)`.
+        let coefficients = Coefficients::new(self.t, 1.0, hyper);
+        let away = Tensor::zeros([1], (&grad.device(), grad.dtype()));
+        let m = std::mem::replace(&mut self.m, away.clone());
+        let v = std::mem::replace(&mut self.v, away);
+        let (direction, m, v) = match (on_host(m), on_host(v), on_host(grad)) {
+            (Ok(mut m), Ok(mut v), Ok(mut grad)) => {
+                grad.storage_mut::<f32>()
+                    .par_chunks_mut(PIECE)
+                    .zip(m.storage_mut::<f32>().par_chunks_mut(PIECE))
+                    .zip(v.storage_mut::<f32>().par_chunks_mut(PIECE))
+                    .for_each(|((grad, m), v)| coefficients.direction_on_slices(grad, m, v));
+                (to_tensor(grad), to_tensor(m), to_tensor(v))
             }
-        }
+            (m, v, grad) => {
+                let back = |tensor: Result<_, Tensor<1>>| tensor.map_or_else(|tensor| tensor, to_tensor);
+                coefficients.direction_on_tensors(back(m), back(v), back(grad))
+            }
+        };
+        (self.m, self.v) = (m, v);
+        (direction, coefficients.rate)
     }
 }
 
@@ -220,7 +248,16 @@ mod tests {
             let found = state.step(param.clone(), grad.clone(), 0.1, &hyper);
             let zeros = param.zeros_like();
             let coefficients = Coefficients::new(1, 0.1, &hyper);
-            let (expected, m, v) = coefficients.on_tensors(param, zeros.clone(), zeros, grad);
+            let (expected, m, v) = coefficients.on_tensors(param.clone(), zeros.clone(), zeros.clone(), grad.clone());
+            for (found, expected) in [(found, expected), (state.m, m), (state.v, v)] {
+                assert!((found - expected).abs().max().into_scalar::<f32>() < 1e-6);
+            }
+
+            let mut state = AdamState::new(&param);
+            let (found, rate) = state.direction(grad.clone(), &hyper);
+            let coefficients = Coefficients::new(1, 1.0, &hyper);
+            let (expected, m, v) = coefficients.direction_on_tensors(zeros.clone(), zeros, grad);
+            assert_eq!(rate, coefficients.rate);
             for (found, expected) in [(found, expected), (state.m, m), (state.v, v)] {
                 assert!((found - expected).abs().max().into_scalar::<f32>() < 1e-6);
             }

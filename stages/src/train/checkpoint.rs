@@ -48,6 +48,18 @@ impl State {
         self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
     }
 
+    /// What follows `prefix` in the names of counters that begin with it, in order.
+    #[must_use]
+    pub fn count_names(&self, prefix: &str) -> Vec<String> {
+        self.counts.keys().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
+    /// Where tensors are taken out to.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Whether there is a tensor of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

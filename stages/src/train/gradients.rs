@@ -10,7 +10,8 @@ use sepia_engine::stage::StageError;
 
 use super::{
     checkpoint::State,
-    method::{Method, Moments, Target, is_target},
+    method::{Method, Target, is_target},
+    rest::Rest,
 };
 use crate::{
     model::Llama,
@@ -114,15 +115,15 @@ impl Gradients {
         self.by_path = scaled.collect();
     }
 
-    /// Updates every parameter that has a gradient: targeted matrices by the method, the others by AdamW.
+    /// Updates every parameter that has a gradient: targeted matrices by the method, the others by `rest`.
     ///
     /// # Errors
-    /// The first error of the method.
+    /// The first error of either.
     pub fn apply(
         self,
         model: Llama,
         method: &mut dyn Method,
-        rest: &mut Moments,
+        rest: &mut Rest,
         (update, lr, lr_rest): (u64, f64, f64),
     ) -> Result<Llama, StageError> {
         let mut apply =
@@ -136,7 +137,7 @@ struct Apply<'a> {
     path: Path,
     grads: BTreeMap<String, Tensor<1>>,
     method: &'a mut dyn Method,
-    rest: &'a mut Moments,
+    rest: &'a mut Rest,
     update: u64,
     lr: f64,
     lr_rest: f64,
@@ -158,21 +159,21 @@ impl ModuleMapper for Apply<'_> {
         param.map(|tensor| {
             let value = tensor.inner();
             let shape = value.dims();
+            // Neither is kept here: with one owner, the weight can be changed in place.
+            let (device, dtype) = (value.device(), value.dtype());
             let updated = match shape[..] {
                 [rows, columns] if is_target(&path, D) => {
                     let target = Target { path: &path, update: self.update, lr: self.lr };
-                    let matrix = value.clone().reshape([rows, columns]);
-                    drop(value);
-                    match self.method.update(target, matrix.clone(), grad.reshape([rows, columns])) {
-                        Ok(matrix) => matrix.reshape(shape),
-                        Err(error) => {
-                            self.failed.get_or_insert(error);
-                            matrix.reshape(shape)
-                        }
-                    }
+                    let (value, grad) = (value.reshape([rows, columns]), grad.reshape([rows, columns]));
+                    self.method.update(target, value, grad).map(|matrix| matrix.reshape(shape))
                 }
                 _ => self.rest.step(&path, value, grad.reshape(shape), self.lr_rest),
             };
+            let updated = updated.unwrap_or_else(|error| {
+                // Never seen: the error ends the run.
+                self.failed.get_or_insert(error);
+                Tensor::zeros(shape, (&device, dtype))
+            });
             Tensor::from_inner(updated).require_grad()
         })
     }

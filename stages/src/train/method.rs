@@ -1,8 +1,8 @@
 //! What a training method is.
 //!
 //! The loop computes one gradient per trainable parameter and hands those of the targeted matrices (linear layers of
-//! attention and MLP) to a [`Method`], which turns each into the matrix's new value. Everything else goes to AdamW. So a
-//! method owns what it is about (moments, projections, factors) and nothing else; defaults do nothing.
+//! attention and MLP) to a [`Method`], which turns each into the matrix's new value. Everything else goes to AdamW, unless
+//! the method names another optimiser. So a method owns what it is about (moments, projections, factors) and nothing else; defaults do nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use sepia_engine::stage::StageError;
 
 use super::{AdamHyper, AdamState, checkpoint::State};
-use crate::model::Llama;
+use crate::{model::Llama, optim::MatrixOptimizer};
 
 /// Whether a parameter is one of the matrices that low-rank methods work on: the weights of linear layers whose name
 /// contains `attn` or `mlp` (as in the public code of GaLore). Embedding, head and norms are not.
@@ -46,6 +46,11 @@ pub trait Method: Send {
     /// # Errors
     /// When the update cannot be made.
     fn update(&mut self, target: Target<'_>, weight: Tensor<2>, grad: Tensor<2>) -> Result<Tensor<2>, StageError>;
+
+    /// What trains embedding, head and norms; AdamW where it names nothing.
+    fn rest(&self) -> Option<MatrixOptimizer> {
+        None
+    }
 
     /// Acts on the model after all parameters of an update have changed (`update` counts from 0): merges, resets.
     ///

@@ -7,14 +7,18 @@
 mod adamw;
 mod batches;
 mod checkpoint;
+pub(crate) mod estimate;
 mod eval;
 mod gradients;
 mod guard;
 mod method;
 mod params;
+mod per_layer;
 mod report;
+mod rest;
 mod run;
 mod schedule;
+pub mod vision;
 
 pub use adamw::{AdamFlavour, AdamHyper, AdamState};
 pub use batches::Batches;
@@ -26,5 +30,6 @@ pub(crate) use gradients::{load_weights, save_weights};
 pub use method::{FullAdamW, Method, Moments, Target, is_target};
 pub use params::{TrainKnobs, TrainParams};
 pub use report::{Throughput, peak_memory_bytes};
+pub use rest::Rest;
 pub use run::run_training;
 pub use schedule::{Schedule, ScheduleKind};

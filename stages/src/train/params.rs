@@ -67,6 +67,10 @@ pub struct TrainParams<M = FullParams> {
     /// clip the 7b model alone; 1.0 changes little in a run that goes well and saves one that does not.
     #[serde(default = "default_grad_clip")]
     pub grad_clip: f64,
+    /// Whether each block's weights are updated as soon as its gradients are known, so that the gradients of one block at a
+    /// time are held. The result is the same to the bit; `grad_accum` must be 1 and `grad_clip` 0.
+    #[serde(default)]
+    pub per_layer: bool,
     /// Updates between two evaluations on the validation split; 0 for one at the end alone.
     #[serde(default)]
     pub eval_every: u64,
@@ -157,6 +161,7 @@ impl<M: MethodParams> TrainParams<M> {
     /// Reports what cannot work, and states what is known of the model on the port `model`.
     pub fn check(&self, check: &mut Check<'_>) {
         self.method.check("method", check);
+        self.method.check_schedule("method", &self.schedule, check);
         self.check_ranges(check);
         self.check_schedule(check);
         self.check_data(check);
@@ -175,6 +180,12 @@ impl<M: MethodParams> TrainParams<M> {
             if count == 0 {
                 check.problem(name, format!("`{name}` must be at least 1"), "");
             }
+        }
+        let refused = [("grad_accum", self.grad_accum > 1), ("grad_clip", self.grad_clip > 0.0)];
+        for (name, _) in refused.into_iter().filter(|(_, set)| self.per_layer && *set) {
+            let message = format!("`per_layer` never holds all gradients, which `{name}` needs");
+            let none = if name == "grad_accum" { 1 } else { 0 };
+            check.problem(name, message, format!("write {name} = {none}, or leave `per_layer` out"));
         }
         let mut range = |name: &str, value: f64, fits: bool, allowed: &str| {
             if !fits {
@@ -326,6 +337,52 @@ mod tests {
                  at most 5000",
                 "model.n_head: d_model 128 cannot be divided among 3 heads",
             ]
+        );
+    }
+
+    #[test]
+    fn per_layer_updates_are_refused_where_all_gradients_are_needed() {
+        let (_, problems) =
+            check(&params(serde_json::json!({ "per_layer": true, "grad_accum": 2 })), &data(256.0, 1e6));
+        assert_eq!(
+            problems,
+            [
+                "grad_accum: `per_layer` never holds all gradients, which `grad_accum` needs",
+                "grad_clip: `per_layer` never holds all gradients, which `grad_clip` needs",
+            ]
+        );
+        let fine = params(serde_json::json!({ "per_layer": true, "grad_clip": 0 }));
+        assert_eq!(check(&fine, &data(256.0, 1e6)).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn restarts_of_optimiser_and_schedule_must_meet() {
+        let of = |method: serde_json::Value, schedule: serde_json::Value| {
+            let mut all = serde_json::json!({ "max_steps": 120, "model": { "preset": "9m" }, "warmup_steps": 5 });
+            (all["method"], all["schedule"]) = (method, schedule);
+            let params: TrainParams<crate::method::ReloraParams> = serde_json::from_value(all).unwrap();
+            let facts = data(256.0, 1e6);
+            let mut check = Check::new(&facts, camino::Utf8Path::new("."));
+            params.check(&mut check);
+            check.finish().1.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+        };
+        let jagged = serde_json::json!({ "kind": "jagged-cosine", "every": 30, "restart_warmup": 5 });
+        let merge = |every: u64| serde_json::json!({ "rank": 32, "merge_every": every });
+        assert_eq!(of(merge(30), jagged.clone()), Vec::<String>::new());
+        assert_eq!(of(merge(60), jagged.clone()), Vec::<String>::new());
+        assert_eq!(
+            of(merge(40), jagged.clone()),
+            ["the optimiser restarts every 40 updates (`merge_every`), but the learning rate every 30 \
+                 (`schedule.every`)"]
+        );
+        // Merges alone may come at any time: they keep what the model computes.
+        let both = serde_json::json!({ "rank": 32, "merge_every": 10, "reset_every": 30 });
+        assert_eq!(of(both, jagged), Vec::<String>::new());
+        let adjusted = serde_json::json!({ "kind": "jagged-cosine", "every": 30, "restart_warmup": 5, "adjust": 10 });
+        assert_eq!(
+            of(merge(30), adjusted),
+            ["`adjust` 10 moves the restarts of the learning rate away from those of the optimiser, which fall on \
+                 multiples of 30"]
         );
     }
 

@@ -8,12 +8,12 @@ use camino::Utf8Path;
 use sepia_engine::stage::{Progress, StageContext, StageError};
 
 use super::{
-    Batches, Gradients, Method, State, TrainKnobs, TrainParams,
+    Batches, Gradients, Method, Rest, State, TrainKnobs, TrainParams,
     batches::Batch,
     eval::{Evaluation, evaluate},
     gradients::{load_weights, save_weights},
     guard::Guard,
-    method::Moments,
+    per_layer,
     report::{Throughput, peak_memory_bytes},
 };
 use crate::{
@@ -57,11 +57,14 @@ struct Run<'a, 'b, M> {
     validation: Split,
     unigram_loss: f64,
     rope: Rope,
-    rest: Moments,
+    rest: Rest,
     guard: Guard,
     /// Updates done.
     done: u64,
 }
+
+/// The model, the mean loss per token, the norm of the gradient, and the parameter where it is not finite.
+type Updated = (Llama, f64, f64, Option<String>);
 
 impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     fn new(
@@ -81,7 +84,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let mut run = Self {
             rope: model.rope(params.seq_len, &device),
             batches: Batches::new(train, params.seq_len),
-            rest: Moments::new(params.adam()),
+            rest: Rest::new(params.adam(), method.rest()),
             guard: Guard::default(),
             done: 0,
             params,
@@ -119,14 +122,40 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
 
     /// One update of all weights, or none when the loss or a gradient is not finite. Returns the model, the mean loss per
     /// token, and the norm of the gradient before clipping.
-    fn update(&mut self, mut model: Llama) -> Result<(Llama, f64, f64), StageError> {
+    fn update(&mut self, model: Llama) -> Result<(Llama, f64, f64), StageError> {
         let params = self.params;
         let seed = self.ctx.rng_seed("batches", self.done);
         let batches = self.batches.step(seed, params.batch_size, params.grad_accum, &self.device);
+        let (mut model, loss, norm, bad) = match &batches[..] {
+            [batch] if params.per_layer => self.update_per_layer(model, batch)?,
+            _ => self.update_whole(model, &batches)?,
+        };
+        if loss.is_finite() && norm.is_finite() {
+            model = self.method.after_step(self.done, model)?;
+            for note in self.method.notes() {
+                self.ctx.note(&note);
+            }
+        } else {
+            let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
+            self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
+        }
+        self.done += 1;
+        Ok((model, loss, norm))
+    }
+
+    /// The update's count and its learning rates, of targeted matrices and of the rest.
+    fn rates(&self) -> (u64, f64, f64) {
+        let factor = self.params.schedule().multiplier(self.done);
+        (self.done, self.params.lr * factor, self.params.lr_rest() * factor)
+    }
+
+    /// The model, the mean loss, the gradient's norm, and where it is not finite.
+    fn update_whole(&mut self, mut model: Llama, batches: &[Batch]) -> Result<Updated, StageError> {
+        let params = self.params;
         let tokens = params.tokens_per_step() as f64;
         let mut total = 0.0;
         let mut gradients: Option<Gradients> = None;
-        for batch in &batches {
+        for batch in batches {
             let logits = model.forward(batch.inputs.clone(), &self.rope);
             let loss = ops::cross_entropy_sum(logits, batch.targets.clone());
             // Divided by the tokens of the whole update: gradients of its batches then simply add up.
@@ -145,19 +174,26 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             if params.grad_clip > 0.0 && norm > params.grad_clip {
                 gradients.scale(params.grad_clip / (norm + 1e-6));
             }
-            let factor = params.schedule().multiplier(self.done);
-            let rates = (self.done, params.lr * factor, params.lr_rest() * factor);
+            let rates = self.rates();
             model = gradients.apply(model, self.method, &mut self.rest, rates)?;
-            model = self.method.after_step(self.done, model)?;
-            for note in self.method.notes() {
-                self.ctx.note(&note);
-            }
-        } else {
-            let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
-            self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
         }
-        self.done += 1;
-        Ok((model, loss, norm))
+        Ok((model, loss, norm, bad))
+    }
+
+    /// The same with the gradients of one part of the model at a time. From a part whose gradient is not finite on,
+    /// nothing more is updated.
+    fn update_per_layer(&mut self, model: Llama, batch: &Batch) -> Result<Updated, StageError> {
+        let (rates, tokens) = (self.rates(), self.params.tokens_per_step() as f64);
+        let (mut squares, mut bad) = (0.0, None);
+        let Self { method, rest, rope, .. } = self;
+        let (model, total) = per_layer::step(model, batch, rope, tokens, |model, gradients, loss| {
+            let (norm, place) = gradients.norm();
+            squares += norm * norm;
+            bad = bad.take().or(place);
+            let fine = loss.is_finite() && squares.is_finite();
+            if fine { gradients.apply(model, &mut **method, rest, rates) } else { Ok(model) }
+        })?;
+        Ok((model, total / tokens, squares.sqrt(), bad))
     }
 
     /// The first part of the forward pass whose output is not finite.
@@ -206,7 +242,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             let mut state = State::new(&device.clone().without_autodiff());
             save_weights(model, &mut state);
             method.save(&mut state);
-            rest.save("rest", &mut state);
+            rest.save(&mut state);
             state.put_count("skipped", guard.skipped);
             state.write(folder)
         })
@@ -217,7 +253,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let mut state = State::read(&folder, &self.device.clone().without_autodiff())?;
         let model = load_weights(model, &mut state)?;
         self.method.load(&mut state)?;
-        self.rest.load("rest", &mut state)?;
+        self.rest.load(&mut state)?;
         self.guard.skipped = state.count("skipped")?;
         self.done = step;
         Ok(model)

@@ -3,8 +3,11 @@
 //! `start` brings a node from its key to a running attempt, `end` says what becomes of it, `tick` handles what time brings.
 
 mod end;
+mod standing;
 mod start;
 mod tick;
+
+pub use standing::run_standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sepia_cache::{KeyLock, RunLock, Store, StoreError};
+use sepia_cache::{Digest, KeyLock, RunLock, Store, StoreError};
 
 use super::{
     attempt::{Control, Message},
@@ -27,7 +30,8 @@ use super::{
     record::RunRecord,
     recorder::Recorder,
     scheduler::{Demand, Scheduler},
-    slots::{Amount, Slots, machine_memory},
+    slots::{self, Amount, Slots, machine_memory},
+    standing::{LISTED, Standing},
     state::{IllegalChange, NodeState},
     worker::Report,
 };
@@ -41,8 +45,6 @@ use crate::{
 
 /// How often keys that another run holds are looked at.
 const POLL: Duration = Duration::from_millis(50);
-/// How many names an event lists of many cached nodes.
-const LISTED: usize = 20;
 
 /// Why a run could not go on. A failed stage is no such reason.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +99,18 @@ pub fn run(
     let forced = lookup::forced(plan, &options.force, &chosen).map_err(RunError::Selection)?;
     let frozen = lookup::frozen(plan, &options.selection, &chosen);
     let everyone: Vec<bool> = chosen.iter().zip(&frozen).map(|(chosen, frozen)| *chosen || *frozen).collect();
-    let record = RunRecord::new(plan, options);
+    let record = RunRecord::new(options);
     let run_lock = store.lock_run(&record.run)?;
     let recorder = Recorder::create(&store.run_dir(&record.run)?)?;
     let (tell, wakes) = channel();
-    let total = Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: 1 };
+    let total =
+        Amount { threads: options.jobs.max(1), memory: machine_memory(), devices: options.devices, pinned: None };
     let demands = plan.nodes.iter().map(|node| Demand {
         amount: Amount {
             threads: node.threads(),
             memory: node.decl.resources.memory.unwrap_or(0),
-            devices: node.decl.resources.device.unwrap_or(0),
+            devices: node.devices(),
+            pinned: node.pinned_device(),
         },
         priority: node.decl.priority,
     });
@@ -117,6 +121,7 @@ pub fn run(
         scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(total)),
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
+        devices: slots::machine_devices(),
         record,
         recorder,
         listeners,
@@ -178,6 +183,8 @@ struct Run<'a, 'l> {
     scheduler: Scheduler<'a>,
     keys: KeyMaker<'a>,
     lookup: Lookup,
+    /// What the GPUs of this machine are called.
+    devices: Vec<String>,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],
@@ -238,6 +245,12 @@ impl Run<'_, '_> {
                 return Ok(());
             }
             self.recorder.flush();
+            if let Some(reaper) = &mut self.reaper {
+                reaper.tell();
+            }
+            if let Some(committer) = self.committer.as_ref().filter(|_| self.running.is_empty()) {
+                committer.now();
+            }
             match wakes.recv_timeout(POLL) {
                 Ok(wake) => {
                     self.take(wake)?;
@@ -282,7 +295,8 @@ impl Run<'_, '_> {
         if self.cached.is_empty() {
             return;
         }
-        let cached = std::mem::take(&mut self.cached);
+        let mut cached = std::mem::take(&mut self.cached);
+        cached.sort_unstable();
         let nodes = cached.iter().take(LISTED).map(|id| self.plan.node(*id).name.clone()).collect();
         self.emit(RunEvent::Cached { count: cached.len() as u64, nodes });
     }
@@ -297,7 +311,8 @@ impl Run<'_, '_> {
         };
         let key = |id: NodeId| self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
         let nodes: Vec<_> = self.plan.ids().map(|id| (self.scheduler.state(id), key(id))).collect();
-        self.record.end(&self.store, self.plan, &nodes, outcome, self.summary)?;
+        let listing = self.record.end(&self.store, self.plan, &nodes, outcome, self.summary)?;
+        self.leave_standing(outcome, listing)?;
         self.keys.save()?;
         let seconds = self.begun.elapsed().as_secs_f64();
         self.emit(RunEvent::RunFinished { outcome, summary: self.summary, seconds });
@@ -308,6 +323,21 @@ impl Run<'_, '_> {
             summary: self.summary,
             failures: std::mem::take(&mut self.report_failures),
         })
+    }
+
+    /// Once everything is in the store, the next run need not plan again to see that.
+    fn leave_standing(&mut self, outcome: RunOutcome, listing: Digest) -> Result<(), RunError> {
+        let Some(basis) = self.options.basis.clone().filter(|_| outcome == RunOutcome::Done) else { return Ok(()) };
+        let of = |id: NodeId| {
+            let key = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
+            key.zip(self.outputs[id.index()].clone()).filter(|_| self.scheduler.state(id) != NodeState::Outside)
+        };
+        if let Some(standing) = Standing::of(self.plan, listing, basis, self.keys.files(), of)?
+            && let Err(error) = standing.write(&self.store.cache_dir())
+        {
+            tracing::debug!(%error, "what stands is not kept");
+        }
+        Ok(())
     }
 
     fn emit(&mut self, event: RunEvent) {

@@ -16,12 +16,14 @@ use crate::{
         reaper::Reaper,
         record::now_ms,
         recorder::{PlanFile, PlannedNode, write_plan},
+        slots,
         state::NodeState,
     },
+    fetch,
     graph::NodeId,
     key::StageKey,
     plan::with_files,
-    stage::Job,
+    stage::{Device, Job, Places},
 };
 
 impl Run<'_, '_> {
@@ -107,7 +109,9 @@ impl Run<'_, '_> {
         self.nodes[id.index()].attempts += 1;
         let attempt = self.nodes[id.index()].attempts;
         self.prepare_machinery(node.entry.open)?;
-        let params = match with_files(&node.params, &self.plan.folder) {
+        let downloads = fetch::folder(&self.store);
+        let places = Places { folder: &self.plan.folder, downloads: Some(&downloads) };
+        let params = match with_files(&node.params, places) {
             Ok(params) => params,
             Err(error) => {
                 let failure =
@@ -118,7 +122,11 @@ impl Run<'_, '_> {
         let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
         let mut job = Job {
             seed: node.seed,
-            device: node.device,
+            // A child sees the devices that it was granted, numbered anew.
+            device: match node.device {
+                Device::Cuda(_) if !self.scheduler.devices_of(id).is_empty() => Device::Cuda(0),
+                other => other,
+            },
             dtype: node.dtype,
             threads: node.threads(),
             metrics: folder.join("metrics.tsv"),
@@ -148,6 +156,7 @@ impl Run<'_, '_> {
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
             log: self.log_path(id)?,
+            visible: slots::visible(self.scheduler.devices_of(id), &self.devices),
             program: self.options.program.clone(),
         };
         let control = Control::default();

@@ -1,0 +1,228 @@
+//! A folder that several people can reach: a network file system, an external disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::OFlags;
+
+use super::{Listed, Remote, check_remote_name};
+use crate::layout::unique_sibling;
+
+/// How much is copied at once.
+pub(super) const PIECE: usize = 1 << 20;
+
+/// See the [module docs](self).
+#[derive(Debug)]
+pub(crate) struct FolderRemote {
+    root: Utf8PathBuf,
+}
+
+impl FolderRemote {
+    pub(crate) fn new(root: impl Into<Utf8PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn path(&self, name: &str) -> io::Result<Utf8PathBuf> {
+        check_remote_name(name)?;
+        Ok(self.root.join(name))
+    }
+
+    /// Opens a plain file. A symbolic link is not followed, and a pipe does not make us wait.
+    fn open(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = self.path(name)?;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
+        let file = opened.map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::LOOP) => not_plain(&path),
+            _ => error,
+        })?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(not_plain(&path)) }
+    }
+
+    /// Writes a temporary file in the folder where `name` will be.
+    fn write_beside(&self, path: &Utf8Path, from: &mut dyn Read) -> io::Result<Utf8PathBuf> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let temporary = unique_sibling(path);
+        let copied = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+            let mut piece = vec![0; PIECE];
+            loop {
+                match from.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    Ok(n) => file.write_all(&piece[..n])?,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        });
+        if copied.is_err() {
+            // A leftover has a name that counts as nothing.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        copied.map(|()| temporary)
+    }
+}
+
+fn not_plain(path: &Utf8Path) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not a plain file"))
+}
+
+impl Remote for FolderRemote {
+    fn address(&self) -> &str {
+        self.root.as_str()
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        let mut open = vec![folder.to_owned()];
+        while let Some(folder) = open.pop() {
+            let entries = match std::fs::read_dir(self.path(&folder)?) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let Some(name) = entry.file_name().to_str().map(|name| format!("{folder}/{name}")) else { continue };
+                // Hidden files are uploads that are not complete; others of strange names are not ours.
+                if check_remote_name(&name).is_err() {
+                    continue;
+                }
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    open.push(name);
+                } else if kind.is_file() {
+                    match entry.metadata() {
+                        Ok(metadata) => found.push(Listed { name, bytes: metadata.len() }),
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        match std::fs::symlink_metadata(self.path(name)?) {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&self, name: &str, from: u64, to: &mut dyn Write) -> io::Result<()> {
+        let mut file = self.open(name)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(n) => to.write_all(&piece[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn put(&self, name: &str, from: &mut dyn Read) -> io::Result<()> {
+        let path = self.path(name)?;
+        let temporary = self.write_beside(&path, from)?;
+        std::fs::rename(&temporary, &path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+    }
+
+    fn create(&self, name: &str, mut bytes: &[u8]) -> io::Result<bool> {
+        let path = self.path(name)?;
+        let temporary = self.write_beside(&path, &mut bytes)?;
+        // A hard link never takes the place of anything, on network file systems too.
+        let linked = std::fs::hard_link(&temporary, &path);
+        let _ = std::fs::remove_file(&temporary);
+        match linked {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(name)?) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
+    }
+
+    /// Reading and writing a file is faster than compressing it.
+    fn compresses(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::Fixture;
+
+    #[test]
+    fn names_and_bytes() {
+        let f = Fixture::new();
+        let remote = FolderRemote::new(f.root.join("remote"));
+        assert!(remote.list("objects").unwrap().is_empty());
+        assert_eq!(remote.size("objects/ab/cd").unwrap(), None);
+        let missing = remote.read("objects/ab/cd", 0, &mut Vec::new()).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        remote.put("objects/ab/cd", &mut &b"hello"[..]).unwrap();
+        let mut tail = Vec::new();
+        remote.read("objects/ab/cd", 3, &mut tail).unwrap();
+        assert_eq!(tail, b"lo");
+        assert_eq!(remote.list("objects").unwrap(), [Listed { name: "objects/ab/cd".into(), bytes: 5 }]);
+        assert!(remote.create("x", b"1").unwrap() && !remote.create("x", b"2").unwrap());
+        remote.remove("x").unwrap();
+        remote.remove("x").unwrap();
+        remote.settle().unwrap();
+    }
+
+    #[test]
+    fn an_upload_that_fails_leaves_nothing() {
+        struct Failing(usize);
+        impl Read for Failing {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("torn"))?;
+                Ok(buffer.len())
+            }
+        }
+        let f = Fixture::new();
+        let remote = FolderRemote::new(f.root.join("remote"));
+        assert!(remote.put("objects/ab/cd", &mut Failing(2)).is_err());
+        assert!(remote.list("objects").unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(f.root.join("remote/objects/ab")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_and_pipes_are_not_followed() {
+        let f = Fixture::new();
+        let root = f.tree("remote", &[("objects/", b"")]);
+        let remote = FolderRemote::new(root.clone());
+        std::os::unix::fs::symlink("/etc/hostname", root.join("objects/link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("objects/pipe").as_std_path(),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        for name in ["objects/link", "objects/pipe"] {
+            let error = remote.read(name, 0, &mut Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("not a plain file"), "{error}");
+            assert_eq!(remote.size(name).unwrap(), None);
+        }
+        assert!(remote.list("objects").unwrap().is_empty());
+    }
+}

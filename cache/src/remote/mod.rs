@@ -1,0 +1,103 @@
+//! Places that hold objects and records for several people. Today these are folders; what they must be able to do is in
+//! one trait.
+//!
+//! A remote is a flat set of names with bytes ([`Remote`]); everything on it is immutable and named by its content:
+//!
+//! ```text
+//! sepia-remote.json                       what this is, and its id
+//! objects/ab/<62 hex>[.zst]               a file object
+//! trees/ab/<62 hex>.json                  the listing of a tree object ...
+//! trees/ab/<62 hex>.pack[.zst]            ... and the bytes of its files, one after the other in the listing's order
+//! records/<64 hex>-<bytes>.jsonl.zst      a bundle: records, signatures, runs and plans of one push
+//! ```
+//!
+//! So nothing needs locks, conditional writes or a server: two who push the same object write the same bytes, and each
+//! push adds a bundle of its own, named by the digest of its text. What is on a remote is the union of its bundles. A
+//! store that silently ignores conditional writes (there are some) does no harm. An upload becomes visible as a whole.
+//!
+//! Nothing that comes from a remote is believed before it has been hashed; see [`crate::transfer`].
+
+mod config;
+mod folder;
+mod marker;
+mod name;
+mod probe;
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+pub use config::RemoteConfig;
+pub(crate) use name::check_remote_name;
+pub use probe::Probe;
+
+use crate::error::{Result, StoreError};
+
+/// A name on a remote, with its size.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+/// What a remote has to be able to do. Names are relative, with `/`; see [`check_remote_name`].
+pub(crate) trait Remote: Send + Sync {
+    /// For messages.
+    fn address(&self) -> &str;
+    /// Everything below a folder, in any order; nothing, if there is no such folder.
+    fn list(&self, folder: &str) -> io::Result<Vec<Listed>>;
+    /// The size of a name; `None` if there is none.
+    fn size(&self, name: &str) -> io::Result<Option<u64>>;
+    /// Writes the bytes from a position on to `to`; `NotFound` if there is no such name.
+    fn read(&self, name: &str, from: u64, to: &mut dyn Write) -> io::Result<()>;
+    /// Stores all that `from` gives. It is there as a whole or, if `from` fails, not at all. Takes the place of what was
+    /// there.
+    fn put(&self, name: &str, from: &mut dyn Read) -> io::Result<()>;
+    /// Stores a small thing if there is nothing of the name; says whether it did. May be untruthful: nothing depends on
+    /// it.
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<bool>;
+    /// Removes a name, if it is there.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Returns when what was put is durable.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Whether bytes travel so slowly that compressing them pays.
+    fn compresses(&self) -> bool {
+        true
+    }
+}
+
+/// A remote that is ready for use.
+#[derive(Clone)]
+pub struct OpenRemote {
+    pub(crate) remote: Arc<dyn Remote>,
+    /// How it is configured.
+    pub config: RemoteConfig,
+}
+
+impl std::fmt::Debug for OpenRemote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenRemote").field(&self.config).finish()
+    }
+}
+
+impl OpenRemote {
+    /// Adds the remote and what was being done to an error.
+    pub(crate) fn at<T>(&self, action: impl FnOnce() -> String, result: io::Result<T>) -> Result<T> {
+        result.map_err(|error| remote_error(self.remote.address(), action(), &error))
+    }
+}
+
+pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> StoreError {
+    StoreError::Remote { remote: address.to_owned(), action, why: error.to_string() }
+}
+
+/// The remote of an address: a path, or `file:///path`.
+pub(crate) fn connect(url: &str) -> Result<Arc<dyn Remote>> {
+    let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
+    match url.split_once("://") {
+        None => Ok(Arc::new(folder::FolderRemote::new(url))),
+        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
+        Some((scheme, _)) => Err(unusable(format!("`{scheme}://` is not known; known are a path and `file:///path`"))),
+    }
+}

@@ -1,0 +1,63 @@
+//! One object to a remote.
+
+use std::io::{self, BufReader, Read};
+
+use super::parts::{Part, Reader};
+use super::work::again;
+use super::{ZST, listing_name, object_name};
+use crate::error::Result;
+use crate::object::{ObjectKind, ObjectRef};
+use crate::remote::OpenRemote;
+use crate::store::Store;
+
+/// A middling level: more would cost more time than a fast connection takes.
+const LEVEL: i32 = 3;
+/// How much of an object decides whether it is worth compressing.
+const SAMPLE: u64 = 1 << 20;
+
+impl Store {
+    /// The files of an object, in the order in which they travel.
+    pub(super) fn parts(&self, object: &ObjectRef) -> Result<Vec<Part>> {
+        let path = self.object_path(object);
+        Ok(match object.kind {
+            ObjectKind::File => vec![Part { path, bytes: object.bytes, digest: object.digest }],
+            ObjectKind::Tree => {
+                let files = self.listing(object)?.files.into_iter();
+                files.map(|file| Part { path: path.join(&file.path), bytes: file.bytes, digest: file.digest }).collect()
+            }
+        })
+    }
+
+    /// Writes an object to a remote that lacks it.
+    pub(super) fn send(&self, to: &OpenRemote, object: &ObjectRef, count: &dyn Fn(u64)) -> Result<()> {
+        let remote = to.remote.as_ref();
+        let parts = self.parts(object)?;
+        let name = object_name(object);
+        let compress = remote.compresses() && worth_compressing(&parts).unwrap_or(false);
+        let sent = again(|| {
+            let reader = Reader::new(&parts, count);
+            if compress {
+                let mut encoder =
+                    zstd::stream::read::Encoder::with_buffer(BufReader::with_capacity(1 << 20, reader), LEVEL)?;
+                remote.put(&format!("{name}{ZST}"), &mut encoder)
+            } else {
+                remote.put(&name, &mut { reader })
+            }
+        });
+        to.at(|| format!("take {name}"), sent)?;
+        if object.kind == ObjectKind::Tree {
+            let listing = self.listing(object)?.canonical();
+            let name = listing_name(&object.digest);
+            to.at(|| format!("take {name}"), again(|| remote.put(&name, &mut listing.as_slice())))?;
+        }
+        Ok(())
+    }
+}
+
+fn worth_compressing(parts: &[Part]) -> io::Result<bool> {
+    let Some(largest) = parts.iter().max_by_key(|part| part.bytes) else { return Ok(false) };
+    let mut sample = Vec::new();
+    std::fs::File::open(&largest.path)?.take(SAMPLE).read_to_end(&mut sample)?;
+    let packed = zstd::bulk::compress(&sample, 1)?;
+    Ok(packed.len() * 20 < sample.len() * 19)
+}

@@ -1,0 +1,50 @@
+//! `sepia remote`.
+
+use serde_json::json;
+
+use super::{
+    args::{self, Format, Global, RemoteCommand},
+    exit::{Exit, Failure},
+    output, project,
+};
+
+pub(super) fn remote(global: &Global, args: &args::Remote) -> Result<Exit, Failure> {
+    match &args.what {
+        RemoteCommand::Add { name, url, trust } => {
+            let config = project::make_store(global)?.add_remote(name, url, *trust)?;
+            let probe = config.probe;
+            let mut text = format!("added {name}: {}\n", config.url);
+            let facts = [
+                (probe.lists_after_write, "lists what was just written"),
+                (probe.ranged_reads, "reads from the middle: an interrupted pull goes on where it was"),
+                (probe.create_exclusive, "refuses to create what is there (nothing depends on it)"),
+            ];
+            for (is_so, what) in facts {
+                text.push_str(&format!("  {} {what}\n", if is_so { "yes" } else { "no " }));
+            }
+            output::data(&text);
+            if !probe.lists_after_write {
+                output::note("results pushed to it may be seen by others only after a while");
+            }
+            if !*trust {
+                output::note(
+                    "results from it count only if someone in `trusted_keys` has signed them; `--trust` takes all of them",
+                );
+            }
+        }
+        RemoteCommand::Remove { name } => project::existing_store(global, None)?.remove_remote(name)?,
+        RemoteCommand::List { format } => {
+            let remotes = project::existing_store(global, None)?.remotes()?;
+            if *format == Format::Json {
+                output::json(&json!(remotes));
+            } else if remotes.is_empty() {
+                output::note("there are none; `sepia remote add NAME URL` adds one");
+            } else {
+                let trusted = |trust: bool| if trust { "all" } else { "signed" }.to_owned();
+                let rows = remotes.into_iter().map(|remote| vec![remote.name, remote.url, trusted(remote.trust)]);
+                output::data(&output::table(&["name", "url", "trusted"], rows.collect()));
+            }
+        }
+    }
+    Ok(Exit::Fine)
+}

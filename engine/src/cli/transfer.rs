@@ -1,0 +1,113 @@
+//! `sepia push` and `sepia pull`.
+
+use sepia_cache::{OpenRemote, Outputs, Progress, Store, What};
+
+use super::{
+    args::{self, Global},
+    exit::{Exit, Failure},
+    merge, output, project, trust,
+};
+use crate::report::figures::{bytes, count};
+
+pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> {
+    let store = project::existing_store(global, None)?;
+    trust::sign(&store)?;
+    let (remote, words) = remote_and_rest(&store, &args.words)?;
+    let what = what(&store, &words, &[], &[], outputs(args.results_only, args.models))?;
+    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
+    let pushed = store.push(&remote, &what, &|progress| show(&bar, progress))?;
+    bar.end();
+    let mut text = format!(
+        "pushed to {}: {}, {}, {}",
+        remote.config.name,
+        count(pushed.records, "record"),
+        count(pushed.objects, "output"),
+        bytes(pushed.bytes)
+    );
+    if pushed.known_objects > 0 {
+        text.push_str(&format!(" ({} were there)", count(pushed.known_objects, "output")));
+    }
+    if pushed.absent > 0 {
+        text.push_str(&format!("; {} not here to be pushed", count(pushed.absent, "output")));
+    }
+    output::data(&format!("{text}\n"));
+    Ok(Exit::Fine)
+}
+
+pub(super) fn pull(global: &Global, args: &args::Pull) -> Result<Exit, Failure> {
+    let store = project::make_store(global)?;
+    let remote = store.open_remote(args.remote.as_deref())?;
+    // Which run is meant may only be known once its records are here.
+    let merged = store.pull_records(&remote)?;
+    let what = what(&store, &[], &args.run, &args.node, outputs(args.results_only, args.models))?;
+    let bar = output::Bar::new(global, &format!("pulling from {}", remote.config.name));
+    let pulled = store.pull(&remote, &what, &|progress| show(&bar, progress))?;
+    bar.end();
+    let mut text = format!(
+        "pulled from {}: {}; {}, {}",
+        remote.config.name,
+        merge::text(&merged),
+        count(pulled.objects, "output"),
+        bytes(pulled.bytes)
+    );
+    if pulled.absent > 0 {
+        text.push_str(&format!("; {} not there", count(pulled.absent, "output")));
+    }
+    output::data(&format!("{text}\n"));
+    Ok(Exit::Fine)
+}
+
+fn show(bar: &output::Bar, progress: Progress) {
+    bar.set_bytes(progress.bytes, progress.of_bytes);
+}
+
+fn outputs(results_only: bool, models: bool) -> Outputs {
+    match (results_only, models) {
+        (true, _) => Outputs::None,
+        (_, true) => Outputs::Models,
+        _ => Outputs::All,
+    }
+}
+
+/// The first word may be a remote; without one, it is the only remote there is.
+fn remote_and_rest(store: &Store, words: &[String]) -> Result<(OpenRemote, Vec<String>), Failure> {
+    let remotes = store.remotes()?;
+    match words.split_first() {
+        Some((first, rest)) if remotes.len() != 1 || remotes.iter().any(|remote| remote.name == *first) => {
+            Ok((store.open_remote(Some(first))?, rest.to_vec()))
+        }
+        _ => Ok((store.open_remote(None)?, words.to_vec())),
+    }
+}
+
+/// Each word is a run if there is one of that name, else a node.
+fn what(store: &Store, words: &[String], runs: &[String], nodes: &[String], outputs: Outputs) -> Result<What, Failure> {
+    let mut what = What { outputs, ..What::default() };
+    for run in runs {
+        what.runs.insert(store.find_run(run)?.run);
+    }
+    let known: std::collections::BTreeSet<String> = store.executions()?.into_iter().map(|row| row.node).collect();
+    let is_node = |word: &str| known.iter().any(|node| node == word || node.split('[').next() == Some(word));
+    for word in words {
+        match store.find_run(word) {
+            Ok(run) if !is_node(word) => drop(what.runs.insert(run.run)),
+            _ if is_node(word) => drop(what.nodes.insert(word.clone())),
+            _ => return Err(unknown("push", word, &known)),
+        }
+    }
+    for node in nodes {
+        if !is_node(node) {
+            return Err(unknown("pull", node, &known));
+        }
+        what.nodes.insert(node.clone());
+    }
+    Ok(what)
+}
+
+fn unknown(command: &str, word: &str, known: &std::collections::BTreeSet<String>) -> Failure {
+    let failure = Failure::usage("share::unknown", format!("`{word}` is neither a run nor a stage with results"));
+    match crate::diagnostic::nearest(word, known.iter().map(String::as_str)) {
+        Some(near) => failure.help(format!("did you mean `sepia {command} {near}`?")),
+        None => failure.help("`sepia runs` lists the runs, `sepia results` the stages"),
+    }
+}

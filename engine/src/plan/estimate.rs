@@ -1,0 +1,171 @@
+//! What the nodes of a plan will need, and whether the machine has it.
+//!
+//! Estimates are made when they are asked for, not when a manifest is resolved: most commands do not need them. Facts flow
+//! along the wires again, from canonical parameters.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::{Node, Plan, place_of};
+use crate::{
+    diagnostic::Diagnostic,
+    graph::NodeId,
+    report::figures::{bytes, count},
+    stage::{Check, Device, Estimate, Facts},
+};
+
+/// What there is to give.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Free bytes of the disk that the store is on, where that is known.
+    pub free_disk: Option<u64>,
+}
+
+/// What each chosen node needs, by its number; empty for the others and where nothing is known. What flows into a chosen
+/// node is followed even where it comes from one that is not.
+#[must_use]
+pub fn estimates(plan: &Plan, chosen: &[bool]) -> Vec<Estimate> {
+    let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); plan.nodes.len()];
+    let mut found = vec![Estimate::default(); plan.nodes.len()];
+    for level in levels(plan) {
+        let made: Vec<(BTreeMap<String, Facts>, Estimate)> =
+            level.par_iter().map(|id| estimate(plan, plan.node(*id), &facts)).collect();
+        for (id, (stated, estimate)) in level.iter().zip(made) {
+            facts[id.index()] = stated;
+            if chosen[id.index()] {
+                found[id.index()] = estimate;
+            }
+        }
+    }
+    found
+}
+
+/// The nodes by the length of the longest way to them: those of one level do not need each other.
+fn levels(plan: &Plan) -> Vec<Vec<NodeId>> {
+    let mut depth = vec![0; plan.nodes.len()];
+    let mut levels: Vec<Vec<NodeId>> = Vec::new();
+    for id in plan.graph.order() {
+        let at = plan.node(*id).needs().map(|from| depth[from.index()] + 1).max().unwrap_or(0);
+        depth[id.index()] = at;
+        if levels.len() <= at {
+            levels.resize_with(at + 1, Vec::new);
+        }
+        levels[at].push(*id);
+    }
+    levels
+}
+
+fn estimate(plan: &Plan, node: &Node, facts: &[BTreeMap<String, Facts>]) -> (BTreeMap<String, Facts>, Estimate) {
+    if node.entry.open {
+        return Default::default();
+    }
+    let mut inputs: BTreeMap<String, Vec<Facts>> = BTreeMap::new();
+    for wire in &node.wires {
+        let known = facts[wire.from.index()].get(&wire.output).cloned().unwrap_or_default();
+        inputs.entry(wire.port.clone()).or_default().push(known);
+    }
+    let mut check = Check::new(&inputs, &plan.folder);
+    let estimate = (node.entry.estimate)(&node.params, &mut check, node.dtype);
+    (check.finish().0, estimate)
+}
+
+/// Warnings about the nodes of a list that this machine has not enough memory or disk for. One for all cells of a sweep.
+#[must_use]
+pub fn over_limits(
+    plan: &Plan,
+    estimates: &[Estimate],
+    nodes: impl Iterator<Item = NodeId>,
+    machine: Machine,
+) -> Vec<Diagnostic> {
+    let nodes: Vec<NodeId> = nodes.collect();
+    let mut found = Vec::new();
+    let on_host = nodes.iter().copied().filter(|id| plan.node(*id).device == Device::Cpu);
+    let too_large = |id: &NodeId| estimates[id.index()].memory_bytes().is_some_and(|needed| needed > machine.memory);
+    for (worst, cells) in by_origin(plan, estimates, on_host.clone().filter(too_large)) {
+        found.push(too_little_memory(plan.node(worst), &estimates[worst.index()], cells, machine));
+    }
+    let understated = |id: &NodeId| {
+        let stated = plan.node(*id).decl.resources.memory;
+        stated.zip(estimates[id.index()].certain_bytes()).is_some_and(|(stated, certain)| stated < certain)
+    };
+    for (worst, _) in by_origin(plan, estimates, on_host.filter(understated)) {
+        let (node, estimate) = (plan.node(worst), &estimates[worst.index()]);
+        let (stated, certain) = (node.decl.resources.memory.unwrap_or(0), estimate.certain_bytes().unwrap_or(0));
+        let message = format!(
+            "`{}` says that it needs {} of memory, but weights, gradients and optimiser state alone are {}",
+            node.name,
+            bytes(stated),
+            bytes(certain)
+        );
+        let needed = estimate.memory_bytes().unwrap_or(certain).div_ceil(1 << 20);
+        let warning = Diagnostic::warning("plan::memory-understated", message).label(node.decl.name.span, "");
+        found.push(warning.help(format!("write resources = {{ memory = \"{needed} MiB\" }}, or leave it out")));
+    }
+    found.extend(too_little_disk(plan, estimates, &nodes, machine));
+    found
+}
+
+/// Of each stage the node that needs most, with how many of its cells there are in the list.
+fn by_origin(plan: &Plan, estimates: &[Estimate], nodes: impl Iterator<Item = NodeId>) -> Vec<(NodeId, u64)> {
+    let mut worst: Vec<(NodeId, u64)> = Vec::new();
+    let mut at: BTreeMap<&str, usize> = BTreeMap::new();
+    for id in nodes {
+        let place = *at.entry(&plan.node(id).decl.origin).or_insert_with(|| {
+            worst.push((id, 0));
+            worst.len() - 1
+        });
+        worst[place].1 += 1;
+        if estimates[id.index()].memory_bytes() > estimates[worst[place].0.index()].memory_bytes() {
+            worst[place].0 = id;
+        }
+    }
+    worst
+}
+
+fn too_little_memory(node: &Node, estimate: &Estimate, cells: u64, machine: Machine) -> Diagnostic {
+    let more =
+        if cells > 1 { format!("; so does {} of this stage", count(cells - 1, "more node")) } else { String::new() };
+    let message = format!(
+        "`{}` needs about {} of memory, and this machine has {}{more}",
+        node.name,
+        bytes(estimate.memory_bytes().unwrap_or(0)),
+        bytes(machine.memory)
+    );
+    let parts = [
+        ("weights", estimate.weight_bytes),
+        ("gradients", estimate.gradient_bytes),
+        ("optimiser state", estimate.optimizer_state_bytes),
+        ("activations", estimate.activation_bytes),
+        ("data", estimate.data_bytes),
+    ];
+    let known: Vec<String> =
+        parts.iter().filter_map(|(name, part)| Some(format!("{name} {}", bytes((*part)?)))).collect();
+    let warning = Diagnostic::warning("plan::memory", message).label(node.decl.name.span, known.join(", "));
+    let largest = parts.into_iter().max_by_key(|(_, part)| part.unwrap_or(0)).map_or("", |(name, _)| name);
+    warning.help(match largest {
+        "activations" => "lower `batch_size` (and raise `grad_accum` as much), or `seq_len`",
+        "optimiser state" => "choose a method that keeps less, such as galore with `optimizer = \"adam8bit\"`",
+        "data" => "name fewer or smaller files",
+        _ => "choose a smaller model, or run this manifest on a machine with more memory",
+    })
+}
+
+fn too_little_disk(plan: &Plan, estimates: &[Estimate], nodes: &[NodeId], machine: Machine) -> Option<Diagnostic> {
+    let free = machine.free_disk?;
+    let sizes = nodes.iter().filter_map(|id| Some((estimates[id.index()].output_bytes?, *id)));
+    let needed = sizes.clone().fold(0u64, |sum, (size, _)| sum.saturating_add(size));
+    let (_, largest) = sizes.max_by_key(|(size, id)| (*size, std::cmp::Reverse(*id))).filter(|_| needed > free)?;
+    let node = plan.node(largest);
+    let message =
+        format!("the outputs take up to {}, and the disk of the store has {} left", bytes(needed), bytes(free));
+    let size = bytes(estimates[largest.index()].output_bytes.unwrap_or(0));
+    let warning = Diagnostic::warning("plan::disk", message);
+    let warning = warning.label(place_of(&node.decl, ""), format!("`{}` makes {size}, more than any other", node.name));
+    Some(warning.help("free some with `sepia cache gc`, put the store elsewhere with `--store DIR`, or run a part"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! Frobenius decay: L2 on the product of two factors rather than on each, which would press their rank.
+
+use burn::tensor::Tensor;
+
+/// What the penalty `lambda / 2 * ||U V||_F^2` adds to the gradients of `u` `[m, r]` and `v` `[r, n]`:
+/// `lambda U (V V^T)` and `lambda (U^T U) V`. Both come from the factors as they are, never from one already changed.
+#[must_use]
+pub fn frobenius_decay(u: &Tensor<2>, v: &Tensor<2>, lambda: f64) -> (Tensor<2>, Tensor<2>) {
+    let right = v.clone().matmul(v.clone().transpose()); // [r, r]
+    let left = u.clone().transpose().matmul(u.clone()); // [r, r]
+    (u.clone().matmul(right).mul_scalar(lambda), left.matmul(v.clone()).mul_scalar(lambda))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::vectors::{assert_close, tensor, vector};
+
+    #[test]
+    fn vector_frobenius_decay() {
+        let vector = vector("frobenius_decay");
+        let (u, v) = (tensor(&vector.input("U"), DType::F64), tensor(&vector.input("V"), DType::F64));
+        let (grad_u, grad_v) = frobenius_decay(&u, &v, vector.input("lambda"));
+        assert_close(&grad_u, &vector.expected("gU"), vector.tol());
+        assert_close(&grad_v, &vector.expected("gV"), vector.tol());
+    }
+}

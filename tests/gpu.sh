@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The checks and measurements that need an NVIDIA GPU. Needs no internet once the binary is there.
+#
+#   tests/gpu.sh                    builds with `--features cuda`, then checks and measures
+#   tests/gpu.sh FILE               takes a binary that was built elsewhere; FILE.xz is unpacked
+#   tests/gpu.sh --pack FILE.xz     builds, strips and packs a binary to be carried to such a machine
+#
+# Arguments after the binary go to tests/gpu/checks.py, such as `--only correctness` or `--presets 60m,130m`.
+# Copy the table it prints into BENCHMARKS.md, with the GPU's name and the date, which stand above it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target="${CARGO_TARGET_DIR:-target}"
+
+if [ "${1:-}" = "--pack" ]; then
+  packed="${2:?the file to write}"
+  cargo build --release --locked --features cuda
+  strip -o "$packed.stripped" "$target/release/sepia"
+  xz -2 --threads=0 --stdout "$packed.stripped" >"$packed"
+  rm "$packed.stripped"
+  ls -l "$packed"
+  exit 0
+fi
+
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+case "${1:-}" in
+"" | --*)
+  cargo build --release --locked --features cuda
+  cp "$target/release/sepia" "$work/sepia"
+  ;;
+*.xz)
+  xz -dc "$1" >"$work/sepia"
+  shift
+  ;;
+*)
+  cp "$1" "$work/sepia"
+  shift
+  ;;
+esac
+chmod +x "$work/sepia"
+python3 tests/gpu/checks.py --sepia "$work/sepia" --work "$work" --data manifests/data/austen "$@"

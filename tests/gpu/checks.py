@@ -1,0 +1,220 @@
+"""What only a GPU can tell: that training on it agrees with the CPU, resumes bit for bit, and how fast it is.
+
+Called by tests/gpu.sh. Prints one table; the exit status is 1 when a check failed. Speed is reported, never judged here.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+
+SEQ_LEN = 256
+# Windows per update that fit an 80 GB GPU in bf16, by preset.
+BATCH = {"60m": 128, "130m": 64, "350m": 32, "1b": 16}
+METHODS = {
+    "full": '{ name = "full" }',
+    "galore": '{ name = "galore", rank = RANK, update_proj_gap = 200 }',
+    "fira": '{ name = "fira", rank = RANK, update_proj_gap = 200 }',
+    "relora": '{ name = "relora", rank = RANK }',
+}
+# Ranks of the published tables: a quarter of d_model (GaLore, table 2).
+RANK = {"60m": 128, "130m": 256, "350m": 256, "1b": 512}
+
+
+class Checks:
+    def __init__(self, args):
+        self.args = args
+        self.failed = []
+
+    def sepia(self, *words, check=True):
+        done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work)
+        if check and done.returncode != 0:
+            sys.exit(f"sepia {' '.join(words)} failed with {done.returncode}:\n{done.stderr}")
+        return done
+
+    def manifest(self, name, train, device, dtype="f32"):
+        data = pathlib.Path(self.args.data).resolve()
+        path = pathlib.Path(self.args.work) / f"{name}.toml"
+        path.write_text(f'''
+[stages.corpus]
+kind = "text-dataset"
+files = ["{data}"]
+tokenizer = {{ kind = "bpe", vocab_size = 1024 }}
+
+[stages.train]
+kind = "train"
+inputs = {{ data = "corpus" }}
+device = "{device}"
+dtype = "{dtype}"
+{train}
+''')
+        return path
+
+    def metrics(self, store, name):
+        """All values of a metric of the newest execution of `train`."""
+        database = sqlite3.connect(f"file:{store}/results.db?mode=ro", uri=True)
+        rows = database.execute(
+            """SELECT value FROM metrics WHERE name = ? AND execution =
+               (SELECT execution FROM executions WHERE node = 'train' ORDER BY started_at DESC LIMIT 1) ORDER BY step""",
+            (name,),
+        )
+        return [value for (value,) in rows]
+
+    def digest(self, store):
+        database = sqlite3.connect(f"file:{store}/results.db?mode=ro", uri=True)
+        (digest,) = database.execute(
+            """SELECT digest FROM artifacts WHERE port = 'model' AND execution =
+               (SELECT execution FROM executions WHERE node = 'train' AND outcome = 'done'
+                ORDER BY started_at DESC LIMIT 1)"""
+        ).fetchone()
+        return digest
+
+    def judge(self, what, good, detail):
+        print(f"{'ok' if good else 'FAILED':>8}  {what}: {detail}", flush=True)
+        if not good:
+            self.failed.append(what)
+
+    def store(self, name):
+        return str(pathlib.Path(self.args.work) / name)
+
+    def correctness(self):
+        """The loss curves of CPU and GPU agree: at first to rounding, later as far as chaos lets them."""
+        for method in METHODS:
+            body = METHODS[method].replace("RANK", "32")
+            train = f'''
+model = {{ preset = "9m" }}
+method = {body}
+seq_len = 64
+batch_size = 8
+max_steps = 60
+knobs = {{ log_every = 1 }}
+'''
+            losses = []
+            for device in ("cpu", self.args.device):
+                path = self.manifest(f"same-{method}", train, device)
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
+                losses.append(self.metrics(self.store("same"), "loss"))
+            pairs = list(zip(*losses))
+            first = max(abs(a - b) / a for a, b in pairs[:5])
+            whole = max(abs(a - b) / a for a, b in pairs)
+            good = len(pairs) == 60 and first < 1e-3 and whole < 2e-2
+            self.judge(f"{method}: loss on the GPU as on the CPU", good, f"{first:.1e} in 5 steps, {whole:.1e} in 60")
+
+    def resume(self):
+        """Stopped in the middle and run again, training ends in the same bytes."""
+        train = '''
+model = { preset = "9m" }
+method = { name = "fira", rank = 32, update_proj_gap = 50 }
+seq_len = 64
+batch_size = 8
+max_steps = 600
+'''
+        path = self.manifest("resume", train, self.args.device)
+        self.sepia("run", str(path), "--store", self.store("whole"))
+        whole = self.digest(self.store("whole"))
+        self.sepia("run", str(path), "--store", self.store("whole"), "--force", "train")
+        self.judge("two runs give the same bytes", self.digest(self.store("whole")) == whole, whole[:16])
+        self.sepia("run", str(path), "corpus", "--store", self.store("parts"))
+        child = subprocess.Popen(
+            [self.args.sepia, "run", str(path), "--store", self.store("parts"), "--format", "json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.args.work,
+        )
+        for line in child.stdout:
+            event = json.loads(line)
+            if "progress" in json.dumps(event).lower() and '"done": 0' not in line:
+                child.send_signal(signal.SIGINT)
+                break
+        child.stdout.read()
+        child.wait()
+        self.judge("the run was stopped in the middle", child.returncode == 130, f"exit {child.returncode}")
+        self.sepia("run", str(path), "--store", self.store("parts"))
+        self.judge("a resumed run gives the same bytes", self.digest(self.store("parts")) == whole, whole[:16])
+
+    def start_up(self):
+        """Seconds of a child that trains one step: the first pays for the kernels, the second finds them."""
+        train = 'model = { preset = "9m" }\nmethod = { name = "full" }\nseq_len = 64\nbatch_size = 8\nmax_steps = 1\n'
+        path = self.manifest("start-up", train, self.args.device)
+        took = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            self.sepia("run", str(path), "--store", self.store("start"), "--force", "train")
+            took.append(time.perf_counter() - begin)
+        print(f"          a child that trains one step: {took[0]:.1f} s at first, {took[1]:.1f} s with kernels cached")
+
+    def speed(self):
+        rows = []
+        for preset in self.args.presets.split(","):
+            for method, body in METHODS.items():
+                train = f'''
+model = {{ preset = "{preset}", vocab_size = 32000 }}
+method = {body.replace("RANK", str(RANK[preset]))}
+seq_len = {SEQ_LEN}
+batch_size = {BATCH[preset]}
+max_steps = {self.args.steps}
+knobs = {{ log_every = 5 }}
+'''
+                path = self.manifest(f"speed-{preset}-{method}", train, self.args.device, self.args.dtype)
+                done = self.sepia("run", str(path), "--store", self.store("speed"), check=False)
+                if done.returncode != 0:
+                    rows.append((preset, f"sepia {method}", None, None, None))
+                    print(done.stderr, file=sys.stderr)
+                    continue
+                # The first readings pay for kernels that are tuned and compiled.
+                rates = self.metrics(self.store("speed"), "tokens_per_second")[2:]
+                memory = self.metrics(self.store("speed"), "peak_device_memory_bytes")
+                state = self.metrics(self.store("speed"), "optimizer_state_bytes")
+                rows.append((preset, f"sepia {method}", statistics.median(rates), memory, state))
+            for mode in ("eager", "compile"):
+                rows.append((preset, f"pytorch {mode}", *self.pytorch(preset, mode)))
+        print(f"\n| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
+        print("| --- | --- | ---: | ---: | ---: | ---: |")
+        for preset, program, rate, memory, state in rows:
+            eager = next((r[2] for r in rows if r[0] == preset and r[1] == "pytorch eager"), None)
+            ratio = f"{rate / eager:.2f}x" if rate and eager else "-"
+            gib = lambda value: f"{value[0] / 2**30:.2f} GiB" if value else "-"
+            rate = f"{rate:,.0f}" if rate else "failed"
+            print(f"| {preset} | {program} | {rate} | {ratio} | {gib(memory)} | {gib(state)} |")
+
+    def pytorch(self, preset, mode):
+        script = pathlib.Path(__file__).parents[2] / "stages/benches/pytorch_llama.py"
+        command = [sys.executable, str(script), "--device", "cuda", "--preset", preset, "--dtype", self.args.dtype,
+                   "--batch", str(BATCH[preset]), "--seq", str(SEQ_LEN), "--vocab", "32000", "--json",
+                   "--steps", str(self.args.steps)]
+        done = subprocess.run(command + (["--compile"] if mode == "compile" else []), capture_output=True, text=True)
+        if done.returncode != 0:
+            print(done.stderr[-2000:], file=sys.stderr)
+            return None, None, None
+        found = json.loads(done.stdout.splitlines()[-1])
+        return found["tokens_per_second"], [found["peak_memory_bytes"]], [found["optimizer_state_bytes"]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sepia", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--device", default="cuda", help="`cpu` tries this script out where there is no GPU")
+    parser.add_argument("--only", choices=["correctness", "resume", "start_up", "speed"])
+    parser.add_argument("--presets", default="60m,130m,350m,1b")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--steps", type=int, default=40)
+    checks = Checks(parser.parse_args())
+    listed = json.loads(checks.sepia("devices", "--format", "json").stdout)
+    if checks.args.device != "cpu" and not (listed["gpus"] and listed["cuda_built"]):
+        sys.exit(checks.sepia("devices").stdout)
+    name = listed["gpus"][0]["name"] if listed["gpus"] else "no GPU"
+    version = checks.sepia("--version").stdout.strip()
+    print(f"{name}, driver {listed['driver']}, {datetime.date.today()}, {version}, on {checks.args.device}")
+    for part in ("correctness", "resume", "start_up", "speed"):
+        if checks.args.only in (None, part):
+            getattr(checks, part)()
+    sys.exit(f"failed: {', '.join(checks.failed)}" if checks.failed else 0)
+
+
+main()

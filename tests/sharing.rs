@@ -1,0 +1,159 @@
+//! Results of several people: remotes, merging, trust.
+
+use crate::support::{Done, Project};
+
+const MANIFEST: &str = r#"
+[stages.data]
+kind = "command"
+argv = ["sh", "-c", "echo data > out; mkdir folder; echo a > folder/a"]
+outputs = { out = "out", folder = "folder" }
+
+[stages.train]
+kind = "command"
+inputs = { data = "data.out" }
+argv = ["sh", "-c", "cat ${inputs.data} > model; date +%N >> model"]
+outputs = { model = "model" }
+"#;
+
+/// A project of its own, whose user has no key but what `key` says.
+struct Person {
+    project: Project,
+    key: std::path::PathBuf,
+}
+
+impl Person {
+    fn new() -> Self {
+        let project = Project::new();
+        project.write("m.toml", MANIFEST);
+        let key = project.path("my.key");
+        Self { project, key }
+    }
+
+    fn try_to(&self, arguments: &[&str]) -> Done {
+        Done::from(self.project.command(arguments).env("SEPIA_KEY", &self.key).output().unwrap())
+    }
+
+    fn sepia(&self, arguments: &[&str]) -> Done {
+        let done = self.try_to(arguments);
+        assert_eq!(done.code, 0, "{arguments:?}\n{}{}", done.out, done.err);
+        done
+    }
+}
+
+/// Two people and the folder that both reach.
+fn lab() -> (tempfile::TempDir, String, Person, Person) {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = folder.path().join("lab").to_str().unwrap().to_owned();
+    (folder, lab, Person::new(), Person::new())
+}
+
+#[test]
+fn a_run_takes_results_from_a_remote_and_offers_its_own() {
+    let (_folder, lab, alice, bob) = lab();
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    bob.sepia(&["remote", "add", "lab", &lab, "--trust"]);
+    let done = alice.sepia(&["run", "m.toml", "--remote", "lab"]);
+    assert!(done.err.contains("2 ran, 0 cached") && done.err.contains("Pushed 2 results to lab"), "{}", done.err);
+    let done = bob.sepia(&["run", "m.toml", "--remote", "lab"]);
+    assert!(done.err.contains("0 ran, 2 cached"), "{}", done.err);
+    assert_eq!(bob.project.outputs(), alice.project.outputs());
+    // What bob changes alice gets by pulling.
+    bob.project.edit("m.toml", "echo data >", "echo more >");
+    bob.sepia(&["run", "m.toml", "--remote", "lab"]);
+    let pulled = alice.sepia(&["pull"]);
+    assert!(pulled.out.starts_with("pulled from lab: 2 new records"), "{}", pulled.out);
+    assert!(pulled.out.contains("2 outputs") || pulled.out.contains("3 outputs"), "{}", pulled.out);
+    alice.sepia(&["cache", "verify"]);
+}
+
+#[test]
+fn a_remote_that_fails_never_fails_a_run() {
+    let (_folder, lab, alice, _) = lab();
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    std::fs::rename(&lab, format!("{lab}-gone")).unwrap();
+    let done = alice.sepia(&["run", "m.toml", "--remote", "lab"]);
+    assert!(done.err.contains("2 ran") && done.err.contains("is it mounted?"), "{}", done.err);
+    std::fs::rename(format!("{lab}-gone"), &lab).unwrap();
+    // A file where the folder of objects should be: it can be read and not written.
+    std::fs::write(format!("{lab}/objects"), "").unwrap();
+    alice.project.edit("m.toml", "echo data >", "echo more >");
+    let done = alice.sepia(&["run", "m.toml", "--remote", "lab"]);
+    assert!(done.err.contains("2 ran") && done.err.contains("`sepia push lab` tries again"), "{}", done.err);
+    let unknown = alice.try_to(&["run", "m.toml", "--remote", "lap"]);
+    assert_eq!(unknown.code, 2, "{}", unknown.err);
+    assert!(unknown.err.contains("there is no remote `lap`: there are lab"), "{}", unknown.err);
+}
+
+#[test]
+fn results_of_strangers_are_shown_and_not_used_until_their_key_is_trusted() {
+    let (_folder, lab, alice, bob) = lab();
+    let key = alice.sepia(&["key", "new"]).out;
+    assert_eq!(alice.try_to(&["key", "new"]).code, 2);
+    assert_eq!(alice.sepia(&["key", "show"]).out, key);
+    alice.sepia(&["run", "m.toml"]);
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    let pushed = alice.sepia(&["push"]);
+    assert!(pushed.out.starts_with("pushed to lab: 2 records, 3 outputs"), "{}", pushed.out);
+    bob.sepia(&["remote", "add", "lab", &lab]);
+    bob.sepia(&["pull"]);
+    assert_eq!(bob.project.executions(), 2);
+    let planned = bob.sepia(&["plan", "m.toml"]);
+    assert!(planned.out.contains("nobody in `trusted_keys` has signed them"), "{}", planned.out);
+    bob.sepia(&["key", "trust", key.trim(), "--name", "alice"]);
+    let done = bob.sepia(&["run", "m.toml"]);
+    assert!(done.err.contains("0 ran, 2 cached"), "{}", done.err);
+    // A third one asks for everything, once.
+    let carol = Person::new();
+    carol.sepia(&["remote", "add", "lab", &lab]);
+    carol.sepia(&["pull"]);
+    let done = carol.sepia(&["run", "m.toml", "--trust-all"]);
+    assert!(done.err.contains("0 ran, 2 cached"), "{}", done.err);
+    assert!(bob.try_to(&["key", "trust", "ed25519:12"]).err.contains("is not a key of Sepia's"));
+}
+
+#[test]
+fn merging_databases_keeps_what_differs() {
+    let (alice, bob) = (Person::new(), Person::new());
+    for person in [&alice, &bob] {
+        person.sepia(&["run", "m.toml"]);
+    }
+    let theirs = bob.project.path(".sepia/results.db");
+    let merged = alice.sepia(&["merge", theirs.to_str().unwrap()]);
+    assert!(merged.out.ends_with("results.db: 2 new records, 1 run\n"), "{}", merged.out);
+    assert!(merged.err.contains("1 key left different outputs: `sepia divergences` lists them"), "{}", merged.err);
+    let again = alice.sepia(&["merge", theirs.to_str().unwrap()]);
+    assert!(again.out.ends_with("results.db: 0 new records, 0 runs, 2 known already\n"), "{}", again.out);
+    let listed = alice.sepia(&["divergences"]).out;
+    assert!(
+        listed.starts_with("train (command), key ")
+            && listed.contains("\n  A  model ")
+            && listed.contains("\n  B  model "),
+        "{listed}"
+    );
+    let as_json = alice.project.json(&["divergences", "--format", "json"]);
+    assert_eq!(as_json[0]["variants"].as_array().unwrap().len(), 2);
+    // What is not a database, or is missing.
+    let refused = alice.try_to(&["merge", "m.toml"]);
+    assert_eq!(refused.code, 3);
+    assert!(
+        refused.err.contains("m.toml is refused: it is not an SQLite database (nothing was changed)"),
+        "{}",
+        refused.err
+    );
+}
+
+#[test]
+fn damaged_outputs_come_back_from_a_remote() {
+    let (_folder, lab, alice, _) = lab();
+    alice.sepia(&["run", "m.toml"]);
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    alice.sepia(&["push", "lab", "latest"]);
+    let path = alice.project.object("train.model");
+    crate::support::make_writable(&path);
+    std::fs::write(&path, "damaged").unwrap();
+    assert_eq!(alice.try_to(&["cache", "verify"]).code, 1);
+    let repaired = alice.sepia(&["cache", "verify", "--repair-from", "lab"]);
+    assert!(repaired.out.contains("1 object fetched from lab"), "{}", repaired.out);
+    alice.sepia(&["cache", "verify"]);
+    alice.sepia(&["cache", "gc", "--keep-days", "1"]);
+}
