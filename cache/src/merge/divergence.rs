@@ -53,7 +53,7 @@ impl Store {
             }
         }
         // By what identifies it everywhere, so that two stores with the same records list the same.
-        records.sort_by(|a, b| (a.1.started_at, a.0).cmp(&(b.1.started_at, b.0)));
+        records.sort_by_key(|a| (a.1.started_at, a.0));
         let kind = records.first().map(|(_, record)| record.kind.clone()).unwrap_or_default();
         let mut places: BTreeMap<Vec<(String, ObjectRef)>, usize> = BTreeMap::new();
         let mut variants: Vec<Variant> = Vec::new();

@@ -75,8 +75,7 @@ fn words() -> Vec<String> {
 
 /// The manifest that is named on it.
 fn manifest(words: &[String]) -> Option<Utf8PathBuf> {
-    let manifest = words.iter().map(Utf8PathBuf::from).find(|word| word.extension() == Some("toml") && word.is_file());
-    manifest
+    words.iter().map(Utf8PathBuf::from).find(|word| word.extension() == Some("toml") && word.is_file())
 }
 
 /// Nodes of the manifest on the command line; without one, those of the newest run.
@@ -157,7 +156,7 @@ mod tests {
         fs_err::write(&path, text).unwrap();
         assert_eq!(stage_names(&path, None), ["a", "b", "a[lr=1]", "a[lr=2]"]);
         assert_eq!(stage_names(&path, Some("one")), ["a", "b", "a[lr=3]"]);
-        assert_eq!(stage_names(&path.with_extension("gone"), None), [String::new(); 0]);
+        assert!(stage_names(&path.with_extension("gone"), None).is_empty());
     }
 
     #[test]

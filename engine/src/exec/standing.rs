@@ -11,7 +11,11 @@
 //!
 //! Planning 5,000 stages and making their keys takes a tenth of a second; checking that nothing changed a tenth of that.
 
-use std::{collections::BTreeMap, io::Write as _, os::unix::fs::MetadataExt as _};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{Digest, FileDigests, Store};
@@ -132,10 +136,10 @@ impl Standing {
             seal.add(&key, &outputs);
             let files = if names_files(&node.params) { external_files(&node.params) } else { Vec::new() };
             for file in files {
-                if !named.contains_key(&file.written) {
+                if let Entry::Vacant(place) = named.entry(file.written) {
                     let digest = |path: &Utf8Path| Ok::<_, KeyError>(digests.digest(path)?);
-                    let content = content_of(&file.written, &plan.folder, digest)?;
-                    named.insert(file.written, content);
+                    let content = content_of(place.key(), &plan.folder, digest)?;
+                    place.insert(content);
                 }
             }
         }

@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(names("d/**/*.txt"), ["d|a.txt", "d|b.txt", "d|deep/er/e.txt"]);
         assert_eq!(names("*/[bc].*"), ["|d/b.txt", "|d/c.md"]);
         assert_eq!(names(&folder.join("*.txt").into_string()).len(), 1);
-        assert_eq!(names("d/*.csv"), [String::new(); 0]);
+        assert!(names("d/*.csv").is_empty());
         assert!(matches("gone/*.txt", folder).is_err());
     }
 

@@ -58,10 +58,11 @@ impl Slurm {
         if cancelled {
             if let Some(end) = interrupted {
                 self.finish_with(node, end);
-            } else if started.is_none() && folder.claim(n, &Self::claimant())? == Self::claimant() {
-                self.withdraw(node);
-            } else if says != Says::Alive && self.is_certain(node, name) {
-                self.withdraw(node);
+            } else {
+                let never_began = started.is_none() && folder.claim(n, &Self::claimant())? == Self::claimant();
+                if never_began || (says != Says::Alive && self.is_certain(node, name)) {
+                    self.withdraw(node);
+                }
             }
             return Ok(());
         }
