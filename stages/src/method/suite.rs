@@ -9,7 +9,10 @@ use sepia_engine::stage::derive_seed;
 
 use super::*;
 use crate::{
-    method::projection::{ProjType, ProjectionConfig, predicted_floats},
+    method::{
+        per_matrix::MatrixMethod as _,
+        projection::{ProjType, ProjectionConfig, predicted_floats},
+    },
     model::{Llama, LlamaConfig, named_weights},
     ops::{self, Rope},
     train::{Gradients, Rest, State, load_weights, save_weights},
@@ -255,7 +258,7 @@ fn the_state_of_every_optimizer_in_a_projection_is_as_large_as_predicted() {
                 let weight = Tensor::<2>::ones(shape, &device);
                 matrix.step(weight.clone(), &weight, 0.01).unwrap();
                 let cost = params.cost(Matrix { shape, float: 4 }).unwrap();
-                assert_eq!(cost.state_bytes, matrix.state_bytes() as u64, "{optimizer} {proj_type} {shape:?}");
+                assert_eq!(cost.state_bytes, matrix.bytes() as u64, "{optimizer} {proj_type} {shape:?}");
             }
         }
     }

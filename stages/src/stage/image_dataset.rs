@@ -1,7 +1,7 @@
 //! `image-dataset`: labelled images from the usual formats.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::{Check, InputFiles, NoKnobs, Port, Stage, StageContext, StageError};
+use sepia_engine::stage::{Check, InputFiles, NoKnobs, Port, Stage, StageContext, StageError, Written};
 use serde::{Deserialize, Serialize};
 
 use super::IMAGES;
@@ -122,7 +122,7 @@ fn number_of_classes(params: &ImageDatasetParams, train: &ImageSplit) -> Result<
     };
     let classes = fixed.unwrap_or(found);
     if found > classes {
-        let files: Vec<&str> = params.train.written().iter().map(String::as_str).collect();
+        let files: Vec<&str> = params.train.written().iter().map(Written::as_str).collect();
         let message = format!("{} has the label {highest}, but there are {classes} classes", files.join(", "));
         return Err(StageError::new(message).param("classes").help("labels count from 0"));
     }
