@@ -19,5 +19,6 @@ END {
   printf "%-22s %.4f mean validation loss\n", two, second / pairs
   printf "%-22s %+.4f, 95 %% interval %+.4f to %+.4f\n", two " - " one, mean, mean - width, mean + width
   if (error > 0) printf "t                      %.2f with %d degrees of freedom\n", mean / error, pairs - 1
-  print mean - width > 0 || mean + width < 0 ? "different at the 5 % level" : "not different at the 5 % level"
+  # In parentheses: a bare `>` after print would name a file.
+  print (mean - width > 0 || mean + width < 0 ? "different at the 5 % level" : "not different at the 5 % level")
 }
