@@ -24,7 +24,7 @@ impl Sink for Silent {
 }
 
 /// What one run recorded and took.
-pub struct Run {
+pub(crate) struct Run {
     /// Everything it recorded.
     pub points: Vec<MetricPoint>,
     /// Time on the wall.
@@ -35,23 +35,23 @@ pub struct Run {
 
 impl Run {
     /// The values of a metric, step by step.
-    pub fn series(&self, name: &str) -> Vec<f64> {
+    pub(crate) fn series(&self, name: &str) -> Vec<f64> {
         self.points.iter().filter(|p| p.name == name && p.step.is_some()).map(|p| p.value).collect()
     }
 
     /// A figure of the whole run.
-    pub fn figure(&self, name: &str) -> Option<f64> {
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
         self.points.iter().find(|p| p.name == name && p.step.is_none()).map(|p| p.value)
     }
 }
 
 /// Numbers of the command line, in order; `cargo bench` adds flags of its own.
-pub fn numbers() -> Vec<u64> {
+pub(crate) fn numbers() -> Vec<u64> {
     std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect()
 }
 
 /// LLaMA with d_model 256, 4 layers, 4 heads, vocabulary 1,024, on batches of 16 x 128 tokens.
-pub fn params<M: MethodParams>(method: serde_json::Value, steps: u64) -> serde_json::Result<TrainParams<M>> {
+pub(crate) fn params<M: MethodParams>(method: serde_json::Value, steps: u64) -> serde_json::Result<TrainParams<M>> {
     serde_json::from_value(serde_json::json!({
         "model": { "d_model": 256, "d_ff": 688, "n_layer": 4, "n_head": 4 }, "method": method,
         "max_steps": steps, "warmup_steps": 0, "batch_size": 16, "seq_len": 128, "lr": 1e-3,
@@ -59,7 +59,11 @@ pub fn params<M: MethodParams>(method: serde_json::Value, steps: u64) -> serde_j
 }
 
 /// Trains on random tokens.
-pub fn train<M: MethodParams>(params: &TrainParams<M>, folder: &Utf8Path, threads: u64) -> Result<Run, StageError> {
+pub(crate) fn train<M: MethodParams>(
+    params: &TrainParams<M>,
+    folder: &Utf8Path,
+    threads: u64,
+) -> Result<Run, StageError> {
     let job = Job {
         threads: threads as usize,
         inputs: BTreeMap::from([("data".to_owned(), vec![tokens(folder)?])]),

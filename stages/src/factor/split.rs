@@ -13,6 +13,9 @@ pub enum Sigma {
     Second,
 }
 
+/// What of a singular value one factor takes.
+type Part = fn(f64) -> f64;
+
 /// The best factors of rank `k` of a matrix `[m, n]`: `[m, k]` and `[k, n]`. `k` is clamped to 1..=min(m, n).
 ///
 /// # Errors
@@ -20,7 +23,7 @@ pub enum Sigma {
 pub fn split(matrix: &Mat<f64>, k: usize, sigma: Sigma) -> Result<(Mat<f64>, Mat<f64>), LinalgError> {
     let found = svd(matrix.as_ref())?;
     let k = k.clamp(1, found.s.len());
-    let (first, second): (fn(f64) -> f64, fn(f64) -> f64) = match sigma {
+    let (first, second): (Part, Part) = match sigma {
         Sigma::Balanced => (f64::sqrt, f64::sqrt),
         Sigma::Second => (|_| 1.0, |s| s),
     };
