@@ -1,5 +1,5 @@
 //! End-to-end tests: they start the real program on real manifests.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is the point")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, which is the point")]
 
 mod command_stage;
 mod damage;

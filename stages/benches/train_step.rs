@@ -16,10 +16,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let params = support::params::<FullParams>(serde_json::json!({}), steps)?;
     let run = support::train(&params, &folder, threads)?;
     // The first steps fill caches and allocate.
-    let mut rates = run.series("tokens_per_second").split_off(3.min(steps as usize - 1));
+    let mut rates = series(&run, "tokens_per_second").split_off(3.min(steps as usize - 1));
     rates.sort_by(f64::total_cmp);
     let (median, best) = (rates[rates.len() / 2], rates[rates.len() - 1]);
-    let last = run.series("loss").last().copied().unwrap_or(f64::NAN);
+    let last = series(&run, "loss").last().copied().unwrap_or(f64::NAN);
     let user = run.user_seconds / steps as f64 * 1e3;
     println!(
         "threads {threads}: {median:.0} tokens/s (median), {best:.0} (best), {user:.0} ms of user time a step, \
@@ -28,4 +28,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     println!("{:.1} s in all, state {:.0} bytes", run.seconds, run.figure("optimizer_state_bytes").unwrap_or(f64::NAN));
     Ok(())
+}
+
+/// The values of a metric, step by step.
+fn series(run: &support::Run, name: &str) -> Vec<f64> {
+    run.points.iter().filter(|point| point.name == name && point.step.is_some()).map(|point| point.value).collect()
 }

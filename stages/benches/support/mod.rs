@@ -34,11 +34,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The values of a metric, step by step.
-    pub(crate) fn series(&self, name: &str) -> Vec<f64> {
-        self.points.iter().filter(|p| p.name == name && p.step.is_some()).map(|p| p.value).collect()
-    }
-
     /// A figure of the whole run.
     pub(crate) fn figure(&self, name: &str) -> Option<f64> {
         self.points.iter().find(|p| p.name == name && p.step.is_none()).map(|p| p.value)
