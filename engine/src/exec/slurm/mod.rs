@@ -3,7 +3,7 @@
 //! The truth is what the jobs write ([`files`]): Slurm is only asked whether a job that has not said its last word is still
 //! alive. It is asked about all jobs at once, at most every two seconds and less often the longer nothing changes, in a
 //! thread of its own ([`client`]). A run that dies leaves jobs and files; the next run that wants a key finds its task by the
-//! key and takes it over. What Slurm's answers mean, and what people are told, is in [`state`]; what a job does, in [`job`].
+//! key and takes it over. What Slurm's answers mean, and what people are told, is in [`state`]; what a job does, in [`job`](mod@job).
 //!
 //! Invariants:
 //! - A task runs in at most one job, whatever is submitted twice: a job must claim it, and so must a run that gives it up.
