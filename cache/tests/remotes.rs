@@ -4,11 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
 
+mod support;
+
 use std::process::{Child, Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{Digest, Metrics, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordOutput, Store, What, hash_output};
-use serde_json::json;
+use sepia_cache::{Digest, OpenMode, Record, RecordOutput, Store, What, hash_output};
+use support::bare_record;
 
 const ROLE: &str = "SEPIA_REMOTE_TEST_ROLE";
 const ROOT: &str = "SEPIA_REMOTE_TEST_ROOT";
@@ -26,27 +28,8 @@ fn produce(store: &Store, who: &str, i: usize) {
         let object = store.insert(&path, &hash_output(&path).unwrap()).unwrap();
         RecordOutput { port: port.into(), object }
     });
-    let record = Record {
-        schema: RECORD_SCHEMA,
-        key: Digest::of_bytes(format!("{who} {i}").as_bytes()),
-        key_inputs: json!({}),
-        kind: "test".into(),
-        stage_version: 1,
-        node: format!("node-{i}"),
-        run: who.into(),
-        outcome: Outcome::Done,
-        error: None,
-        started_at: 1,
-        wall_seconds: 0.0,
-        cpu_seconds: 0.0,
-        peak_memory_bytes: 0,
-        seed: 0,
-        params: serde_json::Map::new(),
-        inputs: Vec::new(),
-        outputs: outputs.into(),
-        metrics: Metrics::default(),
-        provenance: json!(null),
-    };
+    let key = Digest::of_bytes(format!("{who} {i}").as_bytes());
+    let record = Record { outputs: outputs.into(), ..bare_record(key, who, format!("node-{i}")) };
     store.commit(&[record]).unwrap();
 }
 

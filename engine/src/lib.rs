@@ -17,3 +17,4 @@ pub mod report;
 pub mod schema;
 pub mod stage;
 pub mod value;
+mod wildcard;
