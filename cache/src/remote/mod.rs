@@ -27,6 +27,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 pub use config::RemoteConfig;
+pub(crate) use config::folder_remote;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
 
