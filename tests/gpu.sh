@@ -2,10 +2,11 @@
 # The checks and measurements that need an NVIDIA GPU. Needs no internet once the binary is there.
 #
 #   tests/gpu.sh                    builds with `--features cuda`, then checks and measures
-#   tests/gpu.sh FILE               takes a binary that was built elsewhere; FILE.xz is unpacked
+#   tests/gpu.sh FILE               takes a binary that was built elsewhere; FILE.xz is unpacked. So does SEPIA=FILE
 #   tests/gpu.sh --pack FILE.xz     builds, strips and packs a binary to be carried to such a machine
 #
-# Arguments after the binary go to tests/gpu/checks.py, such as `--only correctness` or `--presets 60m,130m`.
+# Arguments after the binary go to tests/gpu/checks.py, such as `--only correctness`, `--presets 60m,130m` or
+# `--python FILE`, an interpreter that has PyTorch. `--device cpu --tiny` tries the script out where there is no GPU.
 # Copy the table it prints into BENCHMARKS.md, with the GPU's name and the date, which stand above it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +21,10 @@ if [ "${1:-}" = "--pack" ]; then
   ls -l "$packed"
   exit 0
 fi
+
+case "${1:-}" in
+"" | --*) [ -z "${SEPIA:-}" ] || set -- "$SEPIA" "$@" ;;
+esac
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT

@@ -1,31 +1,53 @@
 //! From the engine's device to burn's.
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use rayon::ThreadPool;
 use sepia_engine::stage::{self, Dtype, StageContext, StageError};
 
-/// The burn device a stage shall compute on, without autodiff.
+/// The burn device a stage that computes in f32 shall compute on, without autodiff.
 ///
 /// # Errors
-/// When this binary was built without that device, or the device cannot compute in the dtype asked for.
+/// When this binary was built without that device, or the stage is asked for another dtype.
 pub fn open(ctx: &StageContext<'_>) -> Result<Device, StageError> {
     if ctx.dtype() != Dtype::F32 {
         return Err(StageError::new(format!("this stage computes in f32, not in {}", ctx.dtype().name()))
             .help("leave `dtype` out, or write dtype = \"f32\""));
     }
-    match ctx.device() {
-        stage::Device::Cpu => Ok(Device::flex()),
-        stage::Device::Cuda(index) => cuda(index),
-    }
+    Ok(open_in(ctx)?.0)
+}
+
+/// The burn device a stage shall compute on, without autodiff, and what it shall compute in.
+///
+/// # Errors
+/// When this binary was built without that device.
+pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
+    let dtype = match ctx.dtype() {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    };
+    let device = match ctx.device() {
+        stage::Device::Cpu => Device::flex(),
+        stage::Device::Cuda(index) => cuda(index, ctx)?,
+    };
+    Ok((device, dtype))
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(index: usize) -> Result<Device, StageError> {
+fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _, cache::CacheConfig};
+    if let Some(folder) = ctx.kernels() {
+        fs_err::create_dir_all(folder)?;
+        let mut config = CubeClRuntimeConfig::default().override_from_env();
+        config.environment.path = CacheConfig::Directory(folder.as_std_path().to_owned());
+        // `false` where a device was opened before: then the place is known already.
+        let _ = CubeClRuntimeConfig::try_set(config);
+    }
     Ok(Device::cuda(index))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<Device, StageError> {
+fn cuda(_: usize, _: &StageContext<'_>) -> Result<Device, StageError> {
     Err(StageError::new("this binary was built without CUDA")
         .help("build with `--features cuda`, or choose device = \"cpu\""))
 }

@@ -25,7 +25,7 @@ pub(super) fn devices(registry: Registry, args: &args::Devices) -> Result<Exit, 
 }
 
 fn text(gpus: &Gpus, built: bool, (threads, memory): (usize, u64)) -> String {
-    let mut out = format!("cpu     {threads} threads, {}, f32\n", bytes(memory));
+    let mut out = format!("cpu     {threads} threads, {}, f32, slowly bf16 f16\n", bytes(memory));
     for gpu in gpus.all() {
         let (major, minor) = gpu.compute_capability;
         let driver = gpus.driver.as_deref().unwrap_or("?");

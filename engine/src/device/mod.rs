@@ -5,7 +5,9 @@
 //! that a child process can be given, see [`Gpus::get`].
 
 mod absence;
+mod exhausted;
 mod gpu;
+mod memory;
 mod visible;
 
 use std::sync::OnceLock;
@@ -13,7 +15,9 @@ use std::sync::OnceLock;
 use nvml_wrapper::{Nvml, error::NvmlError};
 
 pub use absence::NoGpu;
+pub use exhausted::{explained, out_of_memory};
 pub use gpu::Gpu;
+pub use memory::MemoryWatch;
 
 /// The library of the driver that tells about its GPUs, by the name that the driver installs.
 const LIBRARY: &str = "libnvidia-ml.so.1";

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
-    slots::VISIBLE,
+    slots::own_devices,
     worker::{Order, PROTOCOL, Report},
 };
 use crate::{
@@ -190,9 +190,7 @@ impl Attempt {
         for name in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
             command.env(name, self.job.threads.to_string());
         }
-        if !self.visible.is_empty() {
-            command.env(VISIBLE, &self.visible);
-        }
+        own_devices(&mut command, &self.visible);
         // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
         // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
         command.env("MIMALLOC_PURGE_DELAY", "-1");
@@ -269,9 +267,7 @@ impl Attempt {
             Ok(prepared) => prepared,
             Err(cannot) => return Ok(Ending::Failed(Failure { param: cannot.param, ..self.failure(&cannot.message) })),
         };
-        if !self.visible.is_empty() {
-            prepared.command.env(VISIBLE, &self.visible);
-        }
+        own_devices(&mut prepared.command, &self.visible);
         let child = match child::spawn(&mut prepared.command, &control.leash) {
             Ok(child) => child,
             Err(error) => {

@@ -43,8 +43,8 @@ pub struct RunOptions {
     pub manifest_text: String,
     /// The binary that children run.
     pub program: std::path::PathBuf,
-    /// Devices (GPUs) that all running stages may use together.
-    pub devices: usize,
+    /// Devices (GPUs) that all running stages may use together; those of this machine, or one, for `None`.
+    pub devices: Option<usize>,
     /// What the plan was made from, if the next run may be told by it that nothing has changed.
     pub basis: Option<Basis>,
     /// Counts of signals.

@@ -3,6 +3,8 @@
 //! Devices have numbers, because a child must be told which of them are its own: see [`Slots::take`] and
 //! [`machine_devices`].
 
+use crate::device::Gpus;
+
 /// An amount of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Amount {
@@ -116,18 +118,35 @@ pub(crate) fn machine_threads() -> usize {
 }
 
 /// The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them: that variable where it is set (a cluster's
-/// scheduler or the user has chosen), else the numbers of those that NVIDIA's driver lists.
+/// scheduler or the user has chosen), else the UUIDs of those that NVIDIA's driver lists, which no order can confuse.
 #[must_use]
 pub(crate) fn machine_devices() -> Vec<String> {
-    if let Ok(chosen) = std::env::var(VISIBLE) {
-        return chosen.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    match std::env::var(VISIBLE) {
+        Ok(chosen) => chosen.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        Err(_) => Gpus::of_this_machine(true).all().iter().map(|gpu| gpu.uuid.clone()).collect(),
     }
-    let listed = fs_err::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
-    (0..listed).map(|number| number.to_string()).collect()
+}
+
+/// What changes when GPUs come or go, without asking the driver: that takes longer than a run with nothing to do.
+#[must_use]
+pub(crate) fn devices_mark() -> Vec<String> {
+    let chosen = std::env::var(VISIBLE).into_iter();
+    let listed = fs_err::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten();
+    let mut listed: Vec<String> =
+        listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    listed.sort();
+    chosen.chain(listed).collect()
 }
 
 /// What tells a CUDA program which GPUs are its own.
-pub(super) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// Shows a child the devices that it was granted, if any; numbers count as NVIDIA's driver lists them.
+pub(super) fn own_devices(command: &mut std::process::Command, visible: &str) {
+    if !visible.is_empty() {
+        command.env(VISIBLE, visible).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+    }
+}
 
 /// The value of [`VISIBLE`] for a child that was granted devices. Beyond those of the machine, which
 /// `--devices` allows, a device goes by its number.
@@ -174,5 +193,17 @@ mod tests {
         assert!(!slots.fits(second) && slots.fits(devices(1)));
         assert_eq!(slots.take(devices(2)).unwrap().devices, [0, 2]);
         assert_eq!(visible(&[0, 2], &["GPU-a".to_owned(), "GPU-b".to_owned()]), "GPU-a,2");
+    }
+    #[test]
+    fn a_child_sees_its_own_devices_in_the_order_of_the_driver() {
+        let mut command = std::process::Command::new("true");
+        own_devices(&mut command, "");
+        assert_eq!(command.get_envs().count(), 0);
+        own_devices(&mut command, "GPU-a,2");
+        let set: Vec<String> = command
+            .get_envs()
+            .map(|(name, value)| format!("{}={}", name.display(), value.unwrap().display()))
+            .collect();
+        assert_eq!(set, ["CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=GPU-a,2"]);
     }
 }

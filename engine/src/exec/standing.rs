@@ -60,7 +60,7 @@ impl Basis {
     /// The basis of a plan that was just made. `asked` tells apart whatever else shapes it.
     #[must_use]
     pub fn new(asked: String, folder: Utf8PathBuf, texts: Vec<(Utf8PathBuf, Digest)>) -> Self {
-        Self { asked, folder, program: program(), devices: slots::machine_devices(), texts }
+        Self { asked, folder, program: program(), devices: slots::devices_mark(), texts }
     }
 
     fn still_holds(&self, asked: &str, folder: &Utf8Path) -> bool {
@@ -70,7 +70,7 @@ impl Basis {
         self.asked == asked
             && self.folder == folder
             && self.program == program()
-            && self.devices == slots::machine_devices()
+            && self.devices == slots::devices_mark()
             && self.texts.iter().all(same)
     }
 }

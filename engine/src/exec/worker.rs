@@ -8,11 +8,15 @@
 use std::{
     io::{BufRead as _, Write as _},
     panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Job, Progress, Registry, Sink, StageContext, StageError, StopFlag};
+use crate::{
+    device::{MemoryWatch, out_of_memory},
+    stage::{Job, Progress, Registry, Sink, StageContext, StageError, StopFlag},
+};
 
 /// Version of the protocol; both sides are the same binary, so it only guards against a binary replaced while it runs.
 pub(super) const PROTOCOL: u32 = 1;
@@ -138,27 +142,87 @@ fn execute(registry: Registry, order: &Order, pipe: &mut Pipe, stop: StopFlag) -
             param: None,
         };
     };
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let mut ctx = StageContext::new(order.job.clone(), pipe, stop)?;
-        let result = (entry.run)(&order.params, &order.knobs, &mut ctx);
+    let panics = Panics::watch();
+    let watch = MemoryWatch::of_this_process(order.job.device);
+    let run = |ctx: &mut StageContext<'_>| (entry.run)(&order.params, &order.knobs, ctx);
+    let result = StageContext::new(order.job.clone(), pipe, stop).and_then(|mut ctx| {
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut ctx)));
+        if let Some(peak) = watch.and_then(MemoryWatch::peak) {
+            ctx.result("peak_device_memory_bytes", peak as f64)?;
+        }
         // Figures recorded before a failure are worth keeping, too.
         ctx.finish()?;
-        result
-    }));
+        Ok(result)
+    });
     match result {
-        Ok(Ok(())) => Report::Done,
-        Ok(Err(StageError::Stopped { step })) => Report::Stopped { step },
-        Ok(Err(StageError::Failed { message, help, param })) => Report::Failed { message, help, param },
-        Ok(Err(error)) => Report::Failed { message: error.to_string(), help: None, param: None },
-        Err(panic) => Report::Failed {
-            message: format!("the stage panicked: {}", panic_text(panic.as_ref())),
-            help: Some("this is a defect of Sepia: please report it with the log".to_owned()),
-            param: None,
+        Ok(Ok(Ok(()))) => Report::Done,
+        Ok(Ok(Err(error))) | Err(error) => failed(error, &panics),
+        Ok(Err(panic)) => {
+            let text = panic_text(panic.as_ref());
+            match panics.out_of_memory(&text) {
+                Some(message) => Report::Failed { message, help: None, param: None },
+                None => Report::Failed {
+                    message: format!("the stage panicked: {text}"),
+                    help: Some("this is a defect of Sepia: please report it with the log".to_owned()),
+                    param: None,
+                },
+            }
+        }
+    }
+}
+
+fn failed(error: StageError, panics: &Panics) -> Report {
+    match error {
+        StageError::Stopped { step } => Report::Stopped { step },
+        StageError::Failed { message, help, param } => match panics.out_of_memory(&message) {
+            Some(message) => Report::Failed { message, help: None, param: None },
+            None => Report::Failed { message, help, param },
         },
+        error => Report::Failed { message: error.to_string(), help: None, param: None },
+    }
+}
+
+/// What all threads of this process said when they panicked: the thread that serves a GPU may know why, while the stage's
+/// own thread only finds it gone.
+#[derive(Clone, Default)]
+struct Panics(Arc<Mutex<Vec<String>>>);
+
+impl Panics {
+    /// Listens from now on. Panics are printed to the log as before.
+    fn watch() -> Self {
+        let panics = Self::default();
+        let (mine, before) = (panics.clone(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| {
+            mine.0.lock().unwrap_or_else(PoisonError::into_inner).push(panic_text(panic.payload()));
+            before(panic);
+        }));
+        panics
+    }
+
+    /// The words about a GPU's memory in a message or in what a thread said.
+    fn out_of_memory(&self, message: &str) -> Option<String> {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        out_of_memory(message).or_else(|| said.iter().find_map(|said| out_of_memory(said)))
     }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gpu_is_told_from_the_words_of_any_thread() {
+        let panics = Panics::default();
+        assert_eq!(panics.out_of_memory("called `Result::unwrap()` on an `Err` value: RecvError"), None);
+        panics.0.lock().unwrap().push("out of device memory allocating 64 bytes\nBacktrace".to_owned());
+        let found = panics.out_of_memory("called `Result::unwrap()` on an `Err` value: RecvError");
+        assert_eq!(found.as_deref(), Some("out of device memory allocating 64 bytes"));
+        let error = failed(StageError::new("the device cannot be read"), &panics);
+        assert!(matches!(error, Report::Failed { message, .. } if message.starts_with("out of device memory")));
+    }
 }

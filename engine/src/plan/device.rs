@@ -6,13 +6,14 @@ use crate::{
     stage::{Device, Dtype, StageEntry},
 };
 
-/// What a stage computes on and in: its own words, else the manifest's, else the CPU in f32.
+/// What a stage computes on and in: its own words, else the manifest's, else the CPU in f32. A dtype that the manifest
+/// names for all is passed over by kinds that do not compute in it.
 ///
 /// `gpu_there` says whether `auto` finds a GPU; it is asked only then. Whether a GPU that is named is there does not
 /// matter yet: its results may all be in the store.
 ///
 /// # Errors
-/// A word that names no device or dtype, or a dtype that the device does not compute in.
+/// A word that names no device or dtype, or a dtype of its own that the kind does not compute in.
 pub fn resolve_device(
     defaults: (Option<&Word>, Option<&Word>),
     decl: &StageDecl,
@@ -23,17 +24,29 @@ pub fn resolve_device(
         return Ok((Device::Cpu, Dtype::F32));
     }
     let device = decl.device.as_ref().or(defaults.0).map_or(Ok(Device::Cpu), |word| device(word, gpu_there));
-    let word = decl.dtype.as_ref().or(defaults.1);
-    let dtype = word.map_or(Ok(Dtype::F32), dtype);
-    match (device, dtype, word) {
-        (Ok(Device::Cpu), Ok(Dtype::Bf16 | Dtype::F16), Some(word)) => Err(vec![
-            Diagnostic::error("plan::dtype-on-cpu", format!("the CPU computes in f32, not in {}", word.text))
-                .label(word.span, "needs a GPU")
-                .help("write `dtype = \"f32\"`, or leave it out; `sepia devices` lists the GPUs of this machine"),
-        ]),
-        (Ok(device), Ok(dtype), _) => Ok((device, dtype)),
-        (device, dtype, _) => Err(device.err().into_iter().chain(dtype.err()).collect()),
+    let own = decl.dtype.as_ref().map(|word| dtype(word).and_then(|dtype| computed(word, dtype, entry)));
+    let dtype = own.unwrap_or_else(|| match defaults.1.map(dtype) {
+        // The manifest's word is for the kinds that know it.
+        Some(Ok(dtype)) if !entry.dtypes.contains(&dtype) => Ok(Dtype::F32),
+        Some(found) => found,
+        None => Ok(Dtype::F32),
+    });
+    match (device, dtype) {
+        (Ok(device), Ok(dtype)) => Ok((device, dtype)),
+        (device, dtype) => Err(device.err().into_iter().chain(dtype.err()).collect()),
     }
+}
+
+/// The dtype, if stages of the kind compute in it.
+fn computed(word: &Word, dtype: Dtype, entry: &StageEntry) -> Result<Dtype, Diagnostic> {
+    if entry.dtypes.contains(&dtype) {
+        return Ok(dtype);
+    }
+    let names: Vec<&str> = entry.dtypes.iter().map(|dtype| dtype.name()).collect();
+    let message = format!("a stage of the kind `{}` does not compute in {}", entry.kind, word.text);
+    Err(Diagnostic::error("plan::dtype", message)
+        .label(word.span, format!("it computes in {}", names.join(", ")))
+        .help("leave `dtype` out of this stage: what stands at the top of the manifest is for the kinds that know it"))
 }
 
 fn device(word: &Word, gpu_there: impl Fn() -> bool) -> Result<Device, Diagnostic> {

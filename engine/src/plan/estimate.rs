@@ -134,13 +134,7 @@ fn too_little_memory(node: &Node, estimate: &Estimate, cells: u64, machine: Mach
         bytes(estimate.memory_bytes().unwrap_or(0)),
         bytes(machine.memory)
     );
-    let parts = [
-        ("weights", estimate.weight_bytes),
-        ("gradients", estimate.gradient_bytes),
-        ("optimiser state", estimate.optimizer_state_bytes),
-        ("activations", estimate.activation_bytes),
-        ("data", estimate.data_bytes),
-    ];
+    let parts = estimate.parts();
     let known: Vec<String> =
         parts.iter().filter_map(|(name, part)| Some(format!("{name} {}", bytes((*part)?)))).collect();
     let warning = Diagnostic::warning("plan::memory", message).label(node.decl.name.span, known.join(", "));

@@ -92,6 +92,9 @@ pub struct Job {
     pub checkpoints: Option<Utf8PathBuf>,
     /// Seconds between checkpoints.
     pub checkpoint_seconds: u64,
+    /// Where compiled and tuned kernels of a GPU are kept from process to process; `None` keeps none.
+    #[serde(default)]
+    pub kernels: Option<Utf8PathBuf>,
 }
 
 /// How far a stage is.
@@ -193,6 +196,12 @@ impl<'a> StageContext<'a> {
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.job.dtype
+    }
+
+    /// Where compiled and tuned kernels of a GPU are kept. Nothing that is there may change a result.
+    #[must_use]
+    pub fn kernels(&self) -> Option<&Utf8Path> {
+        self.job.kernels.as_deref()
     }
 
     /// Threads it may use.

@@ -21,6 +21,8 @@ pub struct StageEntry {
     pub seeded: bool,
     /// See [`Stage::ON_DEVICE`].
     pub on_device: bool,
+    /// See [`Stage::DTYPES`].
+    pub dtypes: &'static [Dtype],
     /// JSON Schema of the parameters.
     pub params_schema: fn(&mut SchemaGenerator) -> Schema,
     /// JSON Schema of the knobs.
@@ -61,6 +63,7 @@ impl StageEntry {
             outputs: S::OUTPUTS,
             seeded: S::SEEDED,
             on_device: S::ON_DEVICE,
+            dtypes: S::DTYPES,
             params_schema: |generator| generator.root_schema_for::<S::Params>(),
             knobs_schema: |generator| generator.root_schema_for::<S::Knobs>(),
             params_subschema: |generator| <S::Params as schemars::JsonSchema>::json_schema(generator),

@@ -45,6 +45,18 @@ impl Estimate {
         sum([self.certain_bytes(), self.activation_bytes, self.data_bytes])
     }
 
+    /// What is held in memory, by name.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, Option<u64>); 5] {
+        [
+            ("weights", self.weight_bytes),
+            ("gradients", self.gradient_bytes),
+            ("optimiser state", self.optimizer_state_bytes),
+            ("activations", self.activation_bytes),
+            ("data", self.data_bytes),
+        ]
+    }
+
     /// Whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {

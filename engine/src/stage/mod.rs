@@ -53,6 +53,8 @@ pub trait Stage: 'static {
     const SEEDED: bool;
     /// Whether the stage computes on the device, so that device class and dtype are part of its key.
     const ON_DEVICE: bool;
+    /// What it can compute in, on every device: f32 is always among them.
+    const DTYPES: &'static [Dtype] = &[Dtype::F32];
     /// Threads of a node that asks for none. Fixed, so that results do not depend on the machine.
     const THREADS: usize = 1;
 

@@ -353,6 +353,10 @@ impl MatrixMethod for Fira {
         (self.floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
     }
 
+    fn reads_device(&self) -> bool {
+        self.projection.is_due()
+    }
+
     fn clamped(&self) -> Option<(usize, usize)> {
         self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
     }

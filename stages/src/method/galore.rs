@@ -199,6 +199,10 @@ impl MatrixMethod for Galore {
         self.optimizer.bytes() + self.projection.bytes()
     }
 
+    fn reads_device(&self) -> bool {
+        self.projection.is_due() || self.optimizer.reads_device()
+    }
+
     fn clamped(&self) -> Option<(usize, usize)> {
         self.projection.clamped_from().map(|asked| (asked, self.projection.rank()))
     }

@@ -27,6 +27,11 @@ pub trait MatrixMethod: Send + Sized {
     fn step(&mut self, weight: Tensor<2>, gradient: &Tensor<2>, lr: f64)
     -> Result<(Tensor<2>, StepReport), StageError>;
 
+    /// Whether the next step will read something from the device.
+    fn reads_device(&self) -> bool {
+        false
+    }
+
     /// Numbers held, whatever their width.
     fn floats(&self) -> usize;
 
@@ -119,6 +124,10 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
 
     fn rest(&self) -> Option<MatrixOptimizer> {
         self.rest
+    }
+
+    fn reads_device(&self) -> bool {
+        self.matrices.values().any(M::reads_device)
     }
 
     fn state_bytes(&self) -> u64 {

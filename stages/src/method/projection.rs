@@ -202,14 +202,20 @@ impl Projection {
         renewed && self.config.moments_at_refresh == MomentsAtRefresh::Reset
     }
 
+    /// Whether the next step renews the basis.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let first = self.left.is_none() && self.right.is_none();
+        first || self.overdue || self.t.is_multiple_of(self.config.update_proj_gap.max(1))
+    }
+
     /// Renews the basis from this gradient where it is time: at steps 1, T+1, 2T+1, ...
     ///
     /// # Errors
     /// When there is no basis to fall back on, or the gradient holds NaN or infinity: the step must then be left out.
     pub fn refresh(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {
-        let due = self.overdue || self.t.is_multiple_of(self.config.update_proj_gap.max(1));
         let first = self.left.is_none() && self.right.is_none();
-        if !due && !first {
+        if !self.is_due() {
             return Ok(Refresh::NotDue);
         }
         match self.renew(gradient) {

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use burn::{
@@ -52,9 +52,13 @@ pub struct Dropout {
 }
 
 /// What dropout masks derive from: the seed, the update, and how many masks this update has drawn.
+///
+/// A forward pass that is run again, for its activations, sets the clock back to where the first one began.
 #[derive(Debug)]
 pub struct DropoutClock {
     seed: u64,
+    /// Whether entries are dropped off the tape, too.
+    off_tape: AtomicBool,
     update: AtomicU64,
     drawn: AtomicU64,
 }
@@ -63,7 +67,12 @@ impl DropoutClock {
     /// At the first update.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, update: AtomicU64::new(0), drawn: AtomicU64::new(0) }
+        Self { seed, off_tape: AtomicBool::new(false), update: AtomicU64::new(0), drawn: AtomicU64::new(0) }
+    }
+
+    /// Says whether the passes from now on belong to training although they leave no tape.
+    pub fn drop_off_tape(&self, on: bool) {
+        self.off_tape.store(on, Ordering::SeqCst);
     }
 
     /// Moves to an update, after so many masks of it.
@@ -85,9 +94,9 @@ impl DropoutClock {
 }
 
 impl Dropout {
-    /// Drops entries of `x` while training: where `x` is on a tape.
+    /// Drops entries of `x` while training: where `x` is on a tape, or the clock says so.
     fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.rate <= 0.0 || !x.device().is_autodiff() {
+        if self.rate <= 0.0 || !(x.device().is_autodiff() || self.clock.off_tape.load(Ordering::SeqCst)) {
             return x;
         }
         ops::dropout(x, self.rate, self.clock.next_seed())
@@ -102,7 +111,10 @@ impl Adapter {
         let inner = ops::linear(dropped, self.lora_a.val()); // [n, r]
         let branch = ops::linear(inner, self.lora_b.val()).mul_scalar(options.scale); // [n, out]
         let branch = match &self.lora_scale {
-            Some(scale) => branch.mul(scale.val().tanh()),
+            Some(scale) => {
+                let factor = ops::cast(scale.val().tanh(), branch.dtype());
+                branch.mul(factor)
+            }
             None => branch,
         };
         if options.replaces { branch } else { dense(x) + branch }

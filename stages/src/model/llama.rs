@@ -4,15 +4,18 @@
 //! `burn::nn::Linear`, which stores the transpose: the side rules of GaLore and Fira then apply to a parameter as it
 //! is, and fields are named so that a parameter's path is its Hugging Face name. Activations stay two-dimensional,
 //! `[batch * seq, width]`, from the embedding to the head.
+//!
+//! Parameters are f32. A model that [computes in](Llama::computing_in) half precision casts the residual stream after the
+//! embedding; every operation then follows the type of its input, see [`crate::ops`].
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, DropoutClock};
 use super::config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA};
 use crate::{
     ops::{self, Heads, Rope},
@@ -92,6 +95,8 @@ pub struct Llama {
     pub lm_head: Linear,
     #[module(skip)]
     config: LlamaConfig,
+    #[module(skip)]
+    compute: DType,
 }
 
 impl Llama {
@@ -146,7 +151,13 @@ impl Llama {
             layers,
             norm: norm("model.norm.weight".to_owned()),
         };
-        Self { model, lm_head: linear("lm_head.weight".to_owned(), [vocab_size, d_model]), config }
+        Self { model, lm_head: linear("lm_head.weight".to_owned(), [vocab_size, d_model]), config, compute: DType::F32 }
+    }
+
+    /// The same model, computing in a dtype; its parameters stay as they are.
+    #[must_use]
+    pub fn computing_in(self, compute: DType) -> Self {
+        Self { compute, ..self }
     }
 
     /// The model's sizes.
@@ -170,6 +181,18 @@ impl Llama {
             }
         }
         found
+    }
+
+    /// The clock that the dropout of all branches goes by, where there is dropout.
+    #[must_use]
+    pub fn dropout_clock(&self) -> Option<Arc<DropoutClock>> {
+        let blocks = self.model.layers.iter();
+        let linears = blocks.flat_map(|block| {
+            let (attn, mlp) = (&block.self_attn, &block.mlp);
+            [&attn.q_proj, &attn.k_proj, &attn.v_proj, &attn.o_proj, &mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]
+        });
+        let mut dropouts = linears.filter_map(|linear| linear.adapter.as_ref()?.options.dropout.as_ref());
+        dropouts.next().map(|dropout| Arc::clone(&dropout.clock))
     }
 
     /// The tables of rotary positions that [`forward`](Self::forward) needs, for sequences of at most `seq_len` tokens.
@@ -212,7 +235,8 @@ impl Llama {
     /// The first part of [`forward`](Self::forward): tokens `[batch, seq]` to `[batch * seq, d_model]`.
     #[must_use]
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<2> {
-        ops::embedding(self.model.embed_tokens.weight.val(), tokens)
+        let x = ops::embedding(self.model.embed_tokens.weight.val(), tokens);
+        if ops::is_half(self.compute) { ops::cast(x, self.compute) } else { x }
     }
 
     /// The last part: `[batch * seq, d_model]` to logits `[batch * seq, vocab_size]`.

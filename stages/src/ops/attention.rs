@@ -9,6 +9,7 @@ use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
     matmul::matmul,
+    precision::{cast, widened},
 };
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
@@ -59,6 +60,19 @@ impl Rope {
         Self { cos: tensor(&table.cos), sin: tensor(&table.sin), mask, seq_len, table: Arc::new(table) }
     }
 
+    /// The same tables off the tape.
+    #[must_use]
+    pub fn inner(&self) -> Self {
+        let plain = |table: &Tensor<2>| if table.is_autodiff() { table.clone().inner() } else { table.clone() };
+        Self {
+            cos: plain(&self.cos),
+            sin: plain(&self.sin),
+            mask: plain(&self.mask),
+            seq_len: self.seq_len,
+            table: Arc::clone(&self.table),
+        }
+    }
+
     /// Turns `x` `[batch, n_head, seq, head_dim]`.
     fn turn(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, seq, head_dim] = x.dims();
@@ -92,12 +106,13 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, 
 
 fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
     let Heads { batch, seq, n_head, head_dim } = heads;
+    let dtype = q.dtype();
     let split = |x: Tensor<2>| x.reshape([batch, seq, n_head, head_dim]).swap_dims(1, 2);
-    let q = rope.turn(split(q)).mul_scalar((head_dim as f64).sqrt().recip());
-    let k = rope.turn(split(k));
+    let q = cast(rope.turn(widened(split(q))).mul_scalar((head_dim as f64).sqrt().recip()), dtype);
+    let k = cast(rope.turn(widened(split(k))), dtype);
     let mask = if seq == rope.seq_len { rope.mask.clone() } else { rope.mask.clone().slice([0..seq, 0..seq]) };
-    let scores = q.matmul(k.swap_dims(2, 3)) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
-    let mixed = activation::softmax(scores, 3).matmul(split(v)); // [batch, n_head, seq, head_dim]
+    let scores = widened(q.matmul(k.swap_dims(2, 3))) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
+    let mixed = cast(activation::softmax(scores, 3), dtype).matmul(split(v)); // [batch, n_head, seq, head_dim]
     mixed.swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
 }
 

@@ -6,10 +6,12 @@ use rayon::prelude::*;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host},
     kernel::{exp, max_of, rows_per_piece, scale, simd, sum_of},
+    precision::widened,
 };
 
 /// Sum over rows of `-log softmax(logits)[target]`, in nats: logits `[n, vocab_size]`, targets `[n]`, result `[1]`.
 ///
+/// Half-precision logits are widened: the result is f32.
 /// A sum and not a mean: the caller knows what it is a mean over. Targets must be below `vocab_size`.
 #[must_use]
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
@@ -28,7 +30,7 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1
 
 fn plain(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [n, _] = logits.dims();
-    activation::log_softmax(logits, 1).gather(1, targets.reshape([n, 1])).sum().neg()
+    activation::log_softmax(widened(logits), 1).gather(1, targets.reshape([n, 1])).sum().neg()
 }
 
 /// The gradient `softmax - one_hot(target)` is made in the forward pass, where the logits were: the largest tensor of a

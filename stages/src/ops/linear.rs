@@ -5,9 +5,10 @@ use burn::tensor::Tensor;
 use super::{
     fused::{Fused, Host, Input, applies, apply},
     matmul::matmul,
+    precision::cast,
 };
 
-/// `x W^T`: `[n, in]` and weight `[out, in]` to `[n, out]`.
+/// `x W^T`: `[n, in]` and weight `[out, in]` to `[n, out]`, computed in the type of `x`.
 #[must_use]
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if applies(&x)
@@ -20,6 +21,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 }
 
 fn plain(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let weight = cast(weight, x.dtype());
     x.matmul(weight.transpose())
 }
 

@@ -5,6 +5,8 @@
 //! a tensor for every step between. Tests hold the two together. `fused` is the bridge to burn's autodiff, `kernel` what
 //! the fused forms share.
 //!
+//! In half precision the plain form runs, on every device; [`precision`](is_half) says what stays in f32.
+//!
 //! Fused forms give the same bits whatever the number of threads: work is cut into pieces of a fixed size, and sums over
 //! pieces are added in their order.
 
@@ -17,6 +19,7 @@ mod fused;
 mod kernel;
 mod linear;
 mod matmul;
+mod precision;
 mod rms_norm;
 mod swiglu;
 mod update;
@@ -27,6 +30,7 @@ pub use cross_entropy::cross_entropy_sum;
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use linear::linear;
+pub use precision::{cast, is_half, widened};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
 pub use update::{residual, subtract, subtract_two};

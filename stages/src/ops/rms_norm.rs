@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{rows_per_piece, simd, sum_of, sum_of_pairs},
+    precision::{cast, widened},
 };
 
 /// `weight * x / sqrt(mean(x^2) + eps)`, the mean over each row: `[n, d_model]` and `[d_model]` to `[n, d_model]`.
@@ -21,8 +22,10 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 }
 
 fn plain(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    let dtype = x.dtype();
+    let x = widened(x);
     let mean = (x.clone() * x.clone()).mean_dim(1); // [n, 1]
-    x / mean.add_scalar(eps).sqrt() * weight.unsqueeze()
+    cast(x / mean.add_scalar(eps).sqrt() * widened(weight).unsqueeze(), dtype)
 }
 
 #[derive(Debug)]

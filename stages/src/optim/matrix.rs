@@ -111,6 +111,12 @@ impl MatrixState {
         self.shape
     }
 
+    /// Whether it reads its moments from the device at every step: those of 8 bits lie on the host.
+    #[must_use]
+    pub fn reads_device(&self) -> bool {
+        matches!(self.kind, Kind::Adam8bit { .. })
+    }
+
     /// Takes in a gradient.
     ///
     /// # Errors

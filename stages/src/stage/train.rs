@@ -31,6 +31,7 @@ impl<M: MethodParams> Stage for Train<M> {
         &[Port::new("model", MODEL, "config.json, model.safetensors with Hugging Face names, tokenizer.json")];
     const SEEDED: bool = true;
     const ON_DEVICE: bool = true;
+    const DTYPES: &'static [Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
 
     type Params = TrainParams<M>;
     type Knobs = TrainKnobs;

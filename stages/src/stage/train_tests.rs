@@ -150,6 +150,98 @@ fn relora_starts_warm_from_a_trained_model_and_goes_on_getting_better() {
     assert_eq!(ranks, [(21, 8.0), (41, 16.0)]);
 }
 
+fn losses(points: &[MetricPoint]) -> Vec<f64> {
+    points.iter().filter(|point| point.name == "loss").map(|point| point.value).collect()
+}
+
+/// The plain form of every operation, casts and loss scaling, as a GPU runs them.
+#[test]
+fn half_precision_follows_f32_and_gives_the_same_bytes_resumed_or_not() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    for entry in METHODS {
+        let params: TrainParams<AnyMethod> = params(method(entry.name), serde_json::json!({}));
+        let run = |name: &str, dtype: Dtype, sink: &mut Recorder| {
+            let job = job(&bench, &format!("{}-{name}-{}", entry.name, dtype.name()), &data, 2);
+            Bench::run::<Train<AnyMethod>>(&params, Job { dtype, ..job }, sink)
+        };
+        let exact = run("whole", Dtype::F32, &mut Recorder::default()).unwrap();
+        for dtype in [Dtype::Bf16, Dtype::F16] {
+            let whole = run("whole", dtype, &mut Recorder::default()).unwrap();
+            for (found, expected) in losses(&whole).iter().zip(losses(&exact)) {
+                assert!(
+                    (found - expected).abs() < 0.02 * expected,
+                    "{} {}: {found} {expected}",
+                    entry.name,
+                    dtype.name()
+                );
+            }
+            assert_ne!(losses(&whole), losses(&exact));
+            for name in ["optimizer_state_bytes", "parameters", "skipped_updates"] {
+                assert_eq!(result(&whole, name), result(&exact, name), "{name}");
+            }
+            let mut stopping = Recorder::default();
+            stopping.stop.ask();
+            run("parts", dtype, &mut stopping).unwrap_err();
+            let parts = run("parts", dtype, &mut Recorder::default()).unwrap();
+            assert_eq!(figures(&whole), figures(&parts), "{}", entry.name);
+            let bytes = |name: &str| weights(&bench, &format!("{}-{name}-{}", entry.name, dtype.name()));
+            assert!(bytes("whole") == bytes("parts"), "{} {}: resumed", entry.name, dtype.name());
+            // Stored in f32 whatever was computed in.
+            assert_eq!(bytes("whole").len(), weights(&bench, &format!("{}-whole-f32", entry.name)).len());
+            let scales = whole.iter().filter(|point| point.name == "loss_scale").count();
+            assert_eq!(scales, if dtype == Dtype::F16 { 8 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn f16_with_per_layer_updates_is_refused() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    let more = serde_json::json!({ "per_layer": true, "grad_clip": 0.0, "grad_accum": 1 });
+    let params: TrainParams<AnyMethod> = params(method("full"), more);
+    let job = Job { dtype: Dtype::F16, ..job(&bench, "refused", &data, 1) };
+    let error = Bench::run::<Train<AnyMethod>>(&params, job, &mut Recorder::default()).unwrap_err();
+    assert!(error.to_string().starts_with("`per_layer` updates parts"), "{error}");
+}
+
+/// Blocks that are run again, with dropout too, give what blocks that are kept give.
+#[test]
+fn gradient_checkpointing_gives_the_same_bytes() {
+    let bench = Bench::new();
+    let data = tokens(&bench);
+    for entry in METHODS {
+        for (dtype, per_layer) in [(Dtype::F32, false), (Dtype::F32, true), (Dtype::Bf16, false)] {
+            let [kept, again] = [false, true].map(|checkpointing| {
+                let mut more = serde_json::json!({ "gradient_checkpointing": checkpointing });
+                if per_layer {
+                    more["per_layer"] = true.into();
+                    (more["grad_clip"], more["grad_accum"]) = (0.0.into(), 1.into());
+                }
+                let params: TrainParams<AnyMethod> = params(method(entry.name), more);
+                let name = format!("{}-{}-{per_layer}-{checkpointing}", entry.name, dtype.name());
+                let job = Job { dtype, ..job(&bench, &name, &data, 2) };
+                let points = Bench::run::<Train<AnyMethod>>(&params, job, &mut Recorder::default()).unwrap();
+                (losses(&points), weights(&bench, &name))
+            });
+            assert_eq!(kept.0, again.0, "{} {}", entry.name, dtype.name());
+            assert!(kept.1 == again.1, "{} {} per layer: {per_layer}", entry.name, dtype.name());
+        }
+    }
+}
+
+/// What is not written into a manifest leaves no mark in its key: results of older versions are still found.
+#[test]
+fn gradient_checkpointing_is_in_the_key_only_where_it_is_on() {
+    let of = |on: bool| {
+        let params: TrainParams<AnyMethod> =
+            params(method("full"), serde_json::json!({ "gradient_checkpointing": on }));
+        serde_json::to_value(params).unwrap().get("gradient_checkpointing").cloned()
+    };
+    assert_eq!((of(false), of(true)), (None, Some(true.into())));
+}
+
 #[test]
 fn per_layer_updates_give_the_same_bytes() {
     let bench = Bench::new();

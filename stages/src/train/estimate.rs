@@ -3,6 +3,9 @@
 //! Parameters and optimiser state are those that the run records. Activations are counted as the fused operations keep
 //! them, and everything is added up although not all of it is held at the same moment: the sum is meant to be a little
 //! too high rather than too low.
+//!
+//! Weights, gradients and optimiser state are f32 whatever is computed in: half precision halves activations, and adds a
+//! copy of the weights, cast for the pass that uses them.
 
 use sepia_engine::stage::{Check, Dtype, Estimate};
 
@@ -32,7 +35,7 @@ impl<M: MethodParams> TrainParams<M> {
     #[must_use]
     pub fn estimate(&self, check: &Check<'_>, dtype: Dtype) -> Estimate {
         let Some(config) = self.model_config(check) else { return Estimate::default() };
-        let float = dtype.bytes();
+        let float = Dtype::F32.bytes();
         let (mut rest, mut held, mut trained, mut state) = (config.parameters() as u64, 0, 0, Some(0));
         for (shape, count) in targets(&config) {
             let matrix = Matrix { shape, float };
@@ -45,12 +48,14 @@ impl<M: MethodParams> TrainParams<M> {
         // Gradients of several batches are added up: the sum is one more of them.
         let gradients = if self.grad_accum > 1 { 2 } else { 1 };
         let tokens = (self.batch_size * self.seq_len) as u64;
+        let cast = if dtype == Dtype::F32 { 0 } else { dtype.bytes() };
+        let kept = if self.gradient_checkpointing { kept_block_by_block(&config) } else { kept_for_backward(&config) };
         Estimate {
             parameters: Some(config.parameters() as u64),
-            weight_bytes: Some((rest + held) * float),
+            weight_bytes: Some((rest + held) * (float + cast)),
             gradient_bytes: Some(gradients * (rest + trained) * float),
             optimizer_state_bytes: state.map(|state| state + 2 * rest * float),
-            activation_bytes: Some(kept_for_backward(&config) * tokens * float),
+            activation_bytes: Some(tokens * (kept * dtype.bytes() + loss_numbers(&config) * float)),
             data_bytes: data_bytes(check),
             output_bytes: Some(saved_bytes(&config, float)),
         }
@@ -66,10 +71,23 @@ fn targets(config: &LlamaConfig) -> [([usize; 2], u64); 3] {
 
 /// Numbers that a forward pass keeps for the backward pass, a token: in each block the inputs of both norms (2 d_model), of
 /// the projections (3 d_model: what both norms made, and attention's result), queries, keys and values (3 d_model), gate,
-/// up and their product (3 d_ff); then the last norm, logits and their gradient.
+/// up and their product (3 d_ff); then the last norm.
 fn kept_for_backward(config: &LlamaConfig) -> u64 {
-    let block = 8 * config.d_model + 3 * config.d_ff;
-    (config.n_layer * block + 2 * config.d_model + 2 * config.vocab_size) as u64
+    (config.n_layer * in_a_block(config) + 2 * config.d_model) as u64
+}
+
+/// The same where blocks are run again: the input of each, and what is in one of them.
+fn kept_block_by_block(config: &LlamaConfig) -> u64 {
+    (config.n_layer * config.d_model + in_a_block(config) + 2 * config.d_model) as u64
+}
+
+fn in_a_block(config: &LlamaConfig) -> usize {
+    8 * config.d_model + 3 * config.d_ff
+}
+
+/// Numbers of the loss, a token: logits and their gradient, in f32.
+fn loss_numbers(config: &LlamaConfig) -> u64 {
+    2 * config.vocab_size as u64
 }
 
 /// The tokens of both splits, as they are held: two bytes each up to a vocabulary of 65,536.
@@ -96,12 +114,34 @@ mod tests {
     use crate::method::{AnyMethod, GaloreParams};
 
     fn estimate(params: serde_json::Value) -> Estimate {
+        estimate_in(params, Dtype::F32)
+    }
+
+    fn estimate_in(params: serde_json::Value, dtype: Dtype) -> Estimate {
         let params: TrainParams<AnyMethod> = serde_json::from_value(params).unwrap();
         let facts = [("vocab_size", 32_000.0), ("train_tokens_max", 1e6), ("validation_tokens_max", 1e5)];
         let facts = facts.map(|(name, value)| (name.to_owned(), value)).into();
         let inputs = [("data".to_owned(), vec![facts])].into();
         let check = Check::new(&inputs, camino::Utf8Path::new("."));
-        params.estimate(&check, Dtype::F32)
+        params.estimate(&check, dtype)
+    }
+
+    #[test]
+    fn half_precision_and_checkpointing_shrink_activations_and_nothing_else() {
+        let training = |checkpointing: bool| {
+            serde_json::json!({
+                "model": { "preset": "60m" }, "max_steps": 10, "gradient_checkpointing": checkpointing,
+                "method": { "name": "galore", "rank": 128 },
+            })
+        };
+        let full = estimate(training(false));
+        for other in [estimate(training(true)), estimate_in(training(false), Dtype::Bf16)] {
+            assert!(other.activation_bytes < full.activation_bytes, "{other:?}");
+            assert_eq!(other.optimizer_state_bytes, full.optimizer_state_bytes);
+            assert_eq!((other.gradient_bytes, other.output_bytes), (full.gradient_bytes, full.output_bytes));
+        }
+        let cast = estimate_in(training(false), Dtype::F16).weight_bytes.unwrap() - full.weight_bytes.unwrap();
+        assert_eq!(cast, 2 * 58_073_600);
     }
 
     #[test]

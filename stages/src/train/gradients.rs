@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Gradients as Tape, Tensor},
+    tensor::{Bool, Gradients as Tape, Tensor},
 };
 use sepia_engine::stage::StageError;
 
@@ -69,6 +69,17 @@ impl Gradients {
         collect.found
     }
 
+    /// The gradients of several parts of a model, in the order of the forward pass.
+    #[must_use]
+    pub fn joined(parts: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for mut part in parts {
+            all.order.append(&mut part.order);
+            all.by_path.append(&mut part.by_path);
+        }
+        all
+    }
+
     /// Adds the gradients of another batch of the same update.
     pub fn add(&mut self, mut other: Self) {
         for (path, sum) in &mut self.by_path {
@@ -97,6 +108,30 @@ impl Gradients {
         }
         let bad = self.order.iter().zip(&sums).rev().find(|(_, sum)| !sum.is_finite()).map(|(path, _)| path.clone());
         (sums.iter().sum::<f64>().sqrt(), bad)
+    }
+
+    /// The Euclidean norm of all gradients, `[1]`, which stays on the device.
+    ///
+    /// `None` where there are no gradients.
+    #[must_use]
+    pub fn norm_on_device(&self) -> Option<Tensor<1>> {
+        let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| (grad.clone() * grad.clone()).sum()).collect();
+        (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum().sqrt())
+    }
+
+    /// Multiplies all gradients by `factor` `[1]`, where there is one, and makes them zero where `bad` `[1]` holds; neither
+    /// leaves the device.
+    pub fn limit_on_device(&mut self, factor: Option<&Tensor<1>>, bad: &Tensor<1, Bool>) {
+        for grad in self.by_path.values_mut() {
+            let count = grad.dims();
+            grad.inplace(|grad| {
+                let grad = match factor {
+                    Some(factor) => grad.mul(factor.clone()),
+                    None => grad,
+                };
+                grad.mask_fill(bad.clone().expand(count), 0.0)
+            });
+        }
     }
 
     /// Multiplies all gradients.

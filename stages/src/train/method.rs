@@ -69,6 +69,11 @@ pub trait Method: Send {
         Ok(model)
     }
 
+    /// Whether the next update will wait for the device anyway, to read something from it.
+    fn reads_device(&self) -> bool {
+        false
+    }
+
     /// Bytes of the state it keeps for the targeted matrices, of the tensors as they are.
     fn state_bytes(&self) -> u64;
 

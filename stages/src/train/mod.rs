@@ -11,13 +11,15 @@ pub(crate) mod estimate;
 mod eval;
 mod gradients;
 mod guard;
+mod loss_scale;
 mod method;
 mod params;
-mod per_layer;
+mod parts;
 mod report;
 mod rest;
 mod run;
 mod schedule;
+mod unread;
 pub mod vision;
 
 pub use adamw::{AdamFlavour, AdamHyper, AdamState};

@@ -71,6 +71,10 @@ pub struct TrainParams<M = FullParams> {
     /// time are held. The result is the same to the bit; `grad_accum` must be 1 and `grad_clip` 0.
     #[serde(default)]
     pub per_layer: bool,
+    /// Whether activations of one block at a time are held: each block is run again in the backward pass, for a third more
+    /// computation. The result is the same to the bit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_checkpointing: bool,
     /// Updates between two evaluations on the validation split; 0 for one at the end alone.
     #[serde(default)]
     pub eval_every: u64,

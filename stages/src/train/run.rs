@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Bool, DType, Device, Tensor},
 };
 use camino::Utf8Path;
-use sepia_engine::stage::{Progress, StageContext, StageError};
+use sepia_engine::stage::{self, Progress, StageContext, StageError};
 
 use super::{
     Batches, Gradients, Method, Rest, State, TrainKnobs, TrainParams,
@@ -15,8 +15,10 @@ use super::{
     eval::{Evaluation, evaluate},
     gradients::{load_weights, save_weights},
     guard::Guard,
-    per_layer,
+    loss_scale::LossScale,
+    parts::{self, Pass},
     report::{Throughput, TimeShare, peak_memory_bytes},
+    unread::Unread,
 };
 use crate::{
     data::{Split, TokenFolder, unigram_loss},
@@ -64,12 +66,26 @@ struct Run<'a, 'b, M> {
     ranks: StableRanks,
     rank_time: TimeShare,
     guard: Guard,
+    /// For f16.
+    loss_scale: Option<LossScale>,
+    /// Whether loss and norm stay on the device until they are logged: wherever to read them is to wait.
+    leaves_unread: bool,
+    unread: Unread,
+    /// Mean loss and norm of the last update that was read.
+    last: (f64, f64),
+    /// When this began, until the first update is done; on a GPU, where kernels are compiled and tuned meanwhile.
+    begun: Option<Instant>,
     /// Updates done.
     done: u64,
 }
 
-/// The model, the mean loss per token, the norm of the gradient, and the parameter where it is not finite.
-type Updated = (Llama, f64, f64, Option<String>);
+/// What an update tells about itself.
+enum Told {
+    /// The mean loss per token, the norm of the gradient before clipping, and the parameter where it is not finite.
+    Read { loss: f64, norm: f64, bad: Option<String> },
+    /// Mean loss and norm, each `[1]`, still on the device.
+    Unread(Box<[Tensor<1>; 2]>),
+}
 
 impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     fn new(
@@ -78,14 +94,21 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         method: &'a mut dyn Method,
         ctx: &'a mut StageContext<'b>,
     ) -> Result<(Self, Llama), StageError> {
-        let device = device::open(ctx)?.autodiff();
+        let begun = (ctx.device() != stage::Device::Cpu).then(Instant::now);
+        let (device, dtype) = device::open_in(ctx)?;
+        let device = device.autodiff();
+        if dtype == DType::F16 && params.per_layer {
+            let message =
+                "`per_layer` updates parts of the model before it is known whether a gradient overflows in f16";
+            return Err(StageError::new(message).param("per_layer").help("leave it out, or write dtype = \"bf16\""));
+        }
         let data = TokenFolder::open(&ctx.input("data")?)?;
         if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {
             return Err(StageError::new(message).param(param).help("lower batch_size or seq_len, or add text"));
         }
         let (train, validation) = (data.train()?, data.validation()?);
         let unigram_loss = unigram_loss(&train, &validation, data.meta.vocab_size);
-        let model = method.attach(initial_model(params, &data, ctx, &device)?)?;
+        let model = method.attach(initial_model(params, &data, ctx, &device)?.computing_in(dtype))?;
         let mut run = Self {
             rope: model.rope(params.seq_len, &device),
             batches: Batches::new(train, params.seq_len),
@@ -93,6 +116,12 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             ranks: StableRanks::default(),
             rank_time: TimeShare::default(),
             guard: Guard::default(),
+            loss_scale: (dtype == DType::F16).then(LossScale::default),
+            // Overflows of f16 decide about the next update, so they must be known.
+            leaves_unread: ctx.device() != stage::Device::Cpu && dtype != DType::F16,
+            unread: Unread::default(),
+            last: (f64::NAN, f64::NAN),
+            begun,
             done: 0,
             params,
             knobs,
@@ -113,12 +142,16 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         }
         let mut speed = Throughput::default();
         while self.done < self.params.max_steps {
-            let (loss, grad_norm);
-            (model, loss, grad_norm) = self.update(model)?;
+            model = self.update(model)?;
+            if let Some(begun) = self.begun.take() {
+                self.read()?;
+                self.ctx.result("startup_seconds", begun.elapsed().as_secs_f64())?;
+            }
             speed.add(self.params.tokens_per_step());
             if self.done.is_multiple_of(self.knobs.log_every.max(1)) || self.done == self.params.max_steps {
+                self.read()?;
                 let rate = speed.read();
-                self.record(loss, grad_norm, rate)?;
+                self.record(rate)?;
             }
             if self.params.eval_every > 0 && self.done.is_multiple_of(self.params.eval_every) {
                 let found = self.evaluate(&model, Some(self.params.eval_batches))?;
@@ -133,27 +166,55 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         self.finish(&model)
     }
 
-    /// One update of all weights, or none when the loss or a gradient is not finite. Returns the model, the mean loss per
-    /// token, and the norm of the gradient before clipping.
-    fn update(&mut self, model: Llama) -> Result<(Llama, f64, f64), StageError> {
+    /// One update of all weights, or none when the loss or a gradient is not finite.
+    fn update(&mut self, model: Llama) -> Result<Llama, StageError> {
         let params = self.params;
         let seed = self.ctx.rng_seed("batches", self.done);
         let batches = self.batches.step(seed, params.batch_size, params.grad_accum, &self.device);
-        let (mut model, loss, norm, bad) = match &batches[..] {
+        let (mut model, told) = match &batches[..] {
             [batch] if params.per_layer => self.update_per_layer(model, batch)?,
             _ => self.update_whole(model, &batches)?,
         };
-        if loss.is_finite() && norm.is_finite() {
+        let made = match told {
+            Told::Unread(figures) => {
+                let [loss, norm] = *figures;
+                self.unread.push(self.done + 1, loss, norm);
+                true
+            }
+            Told::Read { loss, norm, bad } => {
+                self.last = (loss, norm);
+                let made = loss.is_finite() && norm.is_finite();
+                // A gradient too large for f16 is what its scale is for, a loss too large is not.
+                let overflown = !made && loss.is_finite() && self.loss_scale.as_mut().is_some_and(LossScale::overflows);
+                if !made && !overflown {
+                    let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
+                    self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
+                }
+                made
+            }
+        };
+        if made {
+            if let Some(scale) = &mut self.loss_scale {
+                scale.made();
+            }
             model = self.method.after_step(self.done, model)?;
             for note in self.method.notes() {
                 self.ctx.note(&note);
             }
-        } else {
-            let place = if loss.is_finite() { bad } else { self.first_not_finite(&model, &batches) };
-            self.guard.skip(self.done + 1, place.as_deref().unwrap_or("the loss"))?;
         }
         self.done += 1;
-        Ok((model, loss, norm))
+        if self.unread.full() {
+            self.read()?;
+        }
+        Ok(model)
+    }
+
+    /// Reads the figures that are still on the device.
+    fn read(&mut self) -> Result<(), StageError> {
+        if let Some(last) = self.unread.read(&mut self.guard)? {
+            self.last = last;
+        }
+        Ok(())
     }
 
     /// The update's count and its learning rates, of targeted matrices and of the rest.
@@ -162,59 +223,100 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         (self.done, self.params.lr * factor, self.params.lr_rest() * factor)
     }
 
-    /// The model, the mean loss, the gradient's norm, and where it is not finite.
-    fn update_whole(&mut self, mut model: Llama, batches: &[Batch]) -> Result<Updated, StageError> {
+    /// Whether this update leaves its figures on the device. Where the method waits for the device anyway, the update may
+    /// as well be left out as a whole if something is not finite.
+    fn leaves_unread(&self) -> bool {
+        self.leaves_unread && !self.method.reads_device()
+    }
+
+    fn update_whole(&mut self, mut model: Llama, batches: &[Batch]) -> Result<(Llama, Told), StageError> {
         let params = self.params;
         let tokens = params.tokens_per_step() as f64;
-        let mut total = 0.0;
+        let scale = self.loss_scale.map_or(1.0, |scale| scale.factor());
+        let mut losses = Vec::with_capacity(batches.len());
         let mut gradients: Option<Gradients> = None;
         for batch in batches {
-            let logits = model.forward(batch.inputs.clone(), &self.rope);
-            let loss = ops::cross_entropy_sum(logits, batch.targets.clone());
             // Divided by the tokens of the whole update: gradients of its batches then simply add up.
-            let mut tape = loss.clone().div_scalar(tokens).backward();
-            total += f64::from(loss.into_scalar::<f32>());
-            let found = Gradients::collect(&model, &mut tape);
+            let pass =
+                Pass { batch, rope: &self.rope, divisor: tokens / scale, recompute: params.gradient_checkpointing };
+            let (found, loss);
+            (model, found, loss) = gradients_of(model, pass)?;
+            losses.push(loss);
             match &mut gradients {
                 Some(sum) => sum.add(found),
                 None => gradients = Some(found),
             }
         }
-        let loss = total / tokens;
         let mut gradients = gradients.unwrap_or_default();
+        if self.leaves_unread()
+            && let Some(norm) = gradients.norm_on_device()
+            && let Some(loss) = losses.iter().cloned().reduce(Tensor::add)
+        {
+            let loss = loss.div_scalar(tokens);
+            let factor = (params.grad_clip > 0.0)
+                .then(|| norm.clone().add_scalar(1e-6).recip().mul_scalar(params.grad_clip).clamp_max(1.0));
+            gradients.limit_on_device(factor.as_ref(), &not_finite(&loss, &norm));
+            let rates = self.rates();
+            model = gradients.apply(model, self.method, &mut self.rest, rates)?;
+            return Ok((model, Told::Unread(Box::new([loss, norm]))));
+        }
+        let loss = losses.into_iter().map(|loss| f64::from(loss.into_scalar::<f32>())).sum::<f64>() / tokens;
         let (norm, bad) = gradients.norm();
+        let norm = norm / scale;
         if loss.is_finite() && norm.is_finite() {
             if params.grad_clip > 0.0 && norm > params.grad_clip {
-                gradients.scale(params.grad_clip / (norm + 1e-6));
+                gradients.scale(params.grad_clip / (norm + 1e-6) / scale);
+            } else if scale != 1.0 {
+                gradients.scale(scale.recip());
             }
             let rates = self.rates();
             model = gradients.apply(model, self.method, &mut self.rest, rates)?;
         }
-        Ok((model, loss, norm, bad))
+        Ok((model, Told::Read { loss, norm, bad }))
     }
 
     /// The same with the gradients of one part of the model at a time. From a part whose gradient is not finite on,
     /// nothing more is updated.
-    fn update_per_layer(&mut self, model: Llama, batch: &Batch) -> Result<Updated, StageError> {
+    fn update_per_layer(&mut self, model: Llama, batch: &Batch) -> Result<(Llama, Told), StageError> {
         let (rates, tokens) = (self.rates(), self.params.tokens_per_step() as f64);
+        let leaves_unread = self.leaves_unread();
+        let Self { method, rest, rope, params, .. } = self;
+        let pass = Pass { batch, rope, divisor: tokens, recompute: params.gradient_checkpointing };
+        if leaves_unread {
+            let mut squares: Option<Tensor<1>> = None;
+            let (model, loss) = parts::step(model, pass, |model, mut gradients, loss| {
+                let Some(norm) = gradients.norm_on_device() else { return Ok(model) };
+                let sum = match squares.take() {
+                    Some(sum) => sum + norm.square(),
+                    None => norm.square(),
+                };
+                gradients.limit_on_device(None, &not_finite(loss, &sum));
+                squares = Some(sum);
+                gradients.apply(model, &mut **method, rest, rates)
+            })?;
+            let norm = squares.map_or_else(|| loss.zeros_like(), Tensor::sqrt);
+            return Ok((model, Told::Unread(Box::new([loss.div_scalar(tokens), norm]))));
+        }
         let (mut squares, mut bad) = (0.0, None);
-        let Self { method, rest, rope, .. } = self;
-        let (model, total) = per_layer::step(model, batch, rope, tokens, |model, gradients, loss| {
+        let mut total = None;
+        let (model, loss) = parts::step(model, pass, |model, gradients, loss| {
+            let loss = *total.get_or_insert_with(|| f64::from(loss.clone().into_scalar::<f32>())) / tokens;
             let (norm, place) = gradients.norm();
             squares += norm * norm;
             bad = bad.take().or(place);
             let fine = loss.is_finite() && squares.is_finite();
             if fine { gradients.apply(model, &mut **method, rest, rates) } else { Ok(model) }
         })?;
-        Ok((model, total / tokens, squares.sqrt(), bad))
+        let loss = f64::from(loss.into_scalar::<f32>()) / tokens;
+        Ok((model, Told::Read { loss, norm: squares.sqrt(), bad }))
     }
 
     /// The first part of the forward pass whose output is not finite.
     fn first_not_finite(&self, model: &Llama, batches: &[Batch]) -> Option<String> {
-        let model = model.valid();
+        let (model, rope) = (model.valid(), self.rope.inner());
         let mut found = None;
         for batch in batches {
-            let logits = model.forward_watched(batch.inputs.clone(), &self.rope, |name, x| {
+            let logits = model.forward_watched(batch.inputs.clone().inner(), &rope, |name, x| {
                 if found.is_none() && !all_finite(x) {
                     found = Some(name.to_owned());
                 }
@@ -226,9 +328,11 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         found
     }
 
-    fn record(&mut self, loss: f64, grad_norm: f64, rate: f64) -> Result<(), StageError> {
+    fn record(&mut self, rate: f64) -> Result<(), StageError> {
+        let (loss, grad_norm) = self.last;
         let lr = self.params.lr * self.params.schedule().multiplier(self.done - 1);
         let mut figures = vec![("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("tokens_per_second", rate)];
+        figures.extend(self.loss_scale.map(|scale| ("loss_scale", scale.factor())));
         figures.extend(self.method.figures());
         for (name, value) in figures {
             self.ctx.metric(name, self.done, value)?;
@@ -262,14 +366,18 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     }
 
     fn checkpoint(&mut self, model: &Llama) -> Result<(), StageError> {
-        let Self { ctx, method, rest, ranks, guard, device, done, .. } = self;
+        let Self { ctx, method, rest, ranks, guard, loss_scale, unread, device, done, .. } = self;
         ctx.checkpoint(*done, |folder| {
+            let _ = unread.read(guard)?;
             let mut state = State::new(&device.clone().without_autodiff());
             save_weights(model, &mut state);
             method.save(&mut state);
             rest.save(&mut state);
             ranks.save(&mut state);
             state.put_count("skipped", guard.skipped);
+            if let Some(scale) = loss_scale {
+                scale.save(&mut state);
+            }
             state.write(folder)
         })
     }
@@ -282,6 +390,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         self.rest.load(&mut state)?;
         self.ranks.load(&mut state)?;
         self.guard.skipped = state.count("skipped")?;
+        if let Some(scale) = &mut self.loss_scale {
+            *scale = LossScale::load(&state)?;
+        }
         self.done = step;
         Ok(model)
     }
@@ -301,6 +412,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         if self.params.rank_every > 0 {
             self.ctx.result("rank_time_share", self.rank_time.share())?;
         }
+        if let Some(scale) = self.loss_scale {
+            self.ctx.result("overflowed_updates", scale.overflowed as f64)?;
+        }
         if let Some(bytes) = peak_memory_bytes() {
             self.ctx.result("peak_memory_bytes", bytes as f64)?;
         }
@@ -308,9 +422,27 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     }
 }
 
+/// All gradients of a batch and its summed loss `[1]`, on one tape or block by block.
+fn gradients_of(model: Llama, pass: Pass<'_>) -> Result<(Llama, Gradients, Tensor<1>), StageError> {
+    if pass.recompute {
+        return parts::gradients(model, pass);
+    }
+    let logits = model.forward(pass.batch.inputs.clone(), pass.rope);
+    let loss = ops::cross_entropy_sum(logits, pass.batch.targets.clone());
+    let mut tape = loss.clone().div_scalar(pass.divisor).backward();
+    let found = Gradients::collect(&model, &mut tape);
+    Ok((model, found, loss.inner()))
+}
+
+/// `[1]`: whether the loss or the norm is infinite or NaN.
+fn not_finite(loss: &Tensor<1>, norm: &Tensor<1>) -> Tensor<1, Bool> {
+    // Infinities of opposite sign would cancel: a loss and a norm are not negative.
+    (loss.clone() + norm.clone()).is_finite().bool_not()
+}
+
 fn all_finite(x: &Tensor<2>) -> bool {
     // One infinity or NaN makes the sum of absolute values infinite or NaN.
-    x.clone().abs().sum().into_scalar::<f32>().is_finite()
+    ops::widened(x.clone()).abs().sum().into_scalar::<f32>().is_finite()
 }
 
 /// The model of the input `init`, or a new one.
@@ -349,3 +481,7 @@ fn initial_model<M: MethodParams>(
     }
     Ok(Llama::new(config, |name| ctx.rng_seed(&format!("init {name}"), 0), device))
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

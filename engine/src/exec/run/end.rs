@@ -5,6 +5,7 @@ use sepia_cache::{Outcome, StoreError};
 
 use super::{Run, RunError, RunningAttempt};
 use crate::{
+    device::{self, Gpus},
     event::{Failure, RunEvent},
     exec::{
         attempt::{Ended, Ending},
@@ -14,6 +15,8 @@ use crate::{
         state::NodeState,
     },
     graph::NodeId,
+    plan::estimates,
+    stage::Device,
 };
 
 impl Run<'_, '_> {
@@ -81,7 +84,7 @@ impl Run<'_, '_> {
                 self.emit(RunEvent::Cancelled { node: name });
             }
             Ending::Failed(failure) => {
-                let mut failure = failure.clone();
+                let mut failure = self.explain_memory(id, failure.clone());
                 // An executor that keeps the time itself may know better.
                 if running.timed_out && (!ended.timed_out || failure.message.is_empty()) {
                     failure.message = "it did not finish within its time-out".to_owned();
@@ -92,6 +95,18 @@ impl Run<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// A failure for want of a GPU's memory with what the node was estimated to need.
+    fn explain_memory(&self, id: NodeId, failure: Failure) -> Failure {
+        let node = self.plan.node(id);
+        let Device::Cuda(number) = node.device else { return failure };
+        if device::out_of_memory(&failure.message).is_none() {
+            return failure;
+        }
+        let only: Vec<bool> = self.plan.ids().map(|other| other == id).collect();
+        let estimate = estimates(self.plan, &only)[id.index()];
+        device::explained(failure, &node.name, &estimate, Gpus::of_this_machine(true).get(number).ok())
     }
 
     pub(super) fn cancel(&mut self, id: NodeId) -> Result<(), RunError> {

@@ -109,7 +109,13 @@ pub fn run(
     let tell_loop: Tell = Arc::new(move |message| drop(for_attempts.send(Wake::Attempt(message))));
     let executor: Box<dyn Executor> = match &options.executor {
         ExecutorChoice::Local => {
-            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, options.devices), tell_loop))
+            let devices = match options.devices {
+                Some(devices) => devices,
+                // The driver is asked only where it matters.
+                None if plan.nodes.iter().any(|node| node.devices() > 0) => slots::machine_devices().len().max(1),
+                None => 1,
+            };
+            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, devices), tell_loop))
         }
         ExecutorChoice::Slurm(choice) => {
             Box::new(Slurm::new(Arc::clone(store), options.program.clone(), choice.clone(), tell_loop))
@@ -131,7 +137,6 @@ pub fn run(
         scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(executor.capacity())),
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
-        devices: slots::machine_devices(),
         record,
         recorder,
         listeners,
@@ -182,8 +187,6 @@ struct Run<'a, 'l> {
     scheduler: Scheduler<'a>,
     keys: KeyMaker<'a>,
     lookup: Lookup,
-    /// What the GPUs of this machine are called.
-    devices: Vec<String>,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],

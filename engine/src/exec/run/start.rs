@@ -131,6 +131,7 @@ impl Run<'_, '_> {
             metrics: folder.join("metrics.tsv"),
             checkpoints: Some(self.store.checkpoints_dir(&key.0)),
             checkpoint_seconds: node.decl.checkpoint_seconds(),
+            kernels: matches!(node.device, Device::Cuda(_)).then(|| self.store.cache_dir().join("kernels")),
             ..Job::default()
         };
         let mut inputs = Vec::new();
@@ -157,7 +158,10 @@ impl Run<'_, '_> {
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
             folder,
             log: self.log_path(id)?,
-            visible: slots::visible(self.scheduler.devices_of(id), &self.devices),
+            visible: match self.scheduler.devices_of(id) {
+                [] => String::new(),
+                granted => slots::visible(granted, &slots::machine_devices()),
+            },
             program: self.options.program.clone(),
         };
         let log = self.executor.submit(work)?.into_string();
