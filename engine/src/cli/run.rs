@@ -121,6 +121,7 @@ fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Fail
         manifest_digest: manifest_digest.to_string(),
         manifest_text: String::new(),
         program: std::env::current_exe()?,
+        memory: args.memory.unwrap_or_else(exec::slots::usable_memory),
         devices: args.devices.map_or_else(|| exec::slots::machine_devices().len().max(1), usize::from),
         basis: None,
         signals: Signals::default(),

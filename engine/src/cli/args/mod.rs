@@ -9,9 +9,9 @@ mod store;
 
 pub(in crate::cli) use self::{
     look::{Explain, Graph, GraphFormat, Log, Runs, Show},
-    manifest::{Changes, Check, Completions, Fmt, Methods, New, Shell, Source},
+    manifest::{Changes, Check, Completions, Fmt, Methods, New, Source},
     results::{Compare, Dashboard, Plot, Report, Results, TableFormat},
-    run::{Attach, Chosen, Devices, ExecutorArg, Place, Plan, Run},
+    run::{Attach, Chosen, Devices, ExecutorArg, Plan, Run},
     share::{Divergences, Key, KeyCommand, Merge, Pull, Push, Remote, RemoteCommand},
     store::{Cache, CacheCommand, Gc},
 };

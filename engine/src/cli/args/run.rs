@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use super::{Format, Source};
+use crate::manifest::parse_bytes;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Chosen {
@@ -36,6 +37,10 @@ pub(in crate::cli) struct Run {
     /// CUDA_VISIBLE_DEVICES; one where there is none].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(in crate::cli) devices: Option<u16>,
+    /// Memory that all running stages may use together, as they declare it with `resources = { memory = SIZE }`: `8 GiB`
+    /// [default: all that this machine, or its container, has].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(in crate::cli) memory: Option<u64>,
     /// Take results from this remote before computing them, and offer it those that were computed.
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) remote: Option<String>,
@@ -56,6 +61,12 @@ pub(in crate::cli) struct Run {
     /// `json`: one event a line on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(in crate::cli) format: Format,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "a size is written like 4GiB, 512MB or 1.5TiB".to_owned())
 }
 
 #[derive(Debug, Default, clap::Args)]

@@ -109,7 +109,9 @@ pub fn run(
     let tell_loop: Tell = Arc::new(move |message| drop(for_attempts.send(Wake::Attempt(message))));
     let executor: Box<dyn Executor> = match &options.executor {
         ExecutorChoice::Local => {
-            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, options.devices), tell_loop))
+            let (threads, memory, devices) = (options.jobs.max(1), options.memory, options.devices);
+            let capacity = Amount { threads, memory, devices, pinned: None };
+            Box::new(Local::new(Arc::clone(store), options.program.clone(), capacity, tell_loop))
         }
         ExecutorChoice::Slurm(choice) => {
             Box::new(Slurm::new(Arc::clone(store), options.program.clone(), choice.clone(), tell_loop))
