@@ -17,6 +17,7 @@ mod fetch;
 mod fmt;
 mod graph;
 mod key;
+mod limits;
 mod log;
 mod logging;
 mod merge;
