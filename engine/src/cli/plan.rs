@@ -13,7 +13,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, Sources},
     exec::{
-        ExecutorChoice, Forecast, KeyError, Lookup, Reason, SlurmOptions, Standing, forecast_from, lookup, reason,
+        ExecutorChoice, Forecast, KeyError, Lookup, Reason, Reasons, SlurmOptions, Standing, forecast_from, lookup,
         slurm::{Line, lines},
     },
     plan::{Plan, estimates, select},
@@ -140,9 +140,10 @@ fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> 
         KeyError::Store(error) => Failure::from(error),
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
     })?;
+    let mut why = Reasons::new(lookup.store(), None);
     let reasons = plan.ids().map(|id| match &forecasts[id.index()] {
         Forecast::Run(_, _) if forced[id.index()] => Ok(None),
-        Forecast::Run(_, inputs) => reason(lookup.store(), &plan.node(id).name, inputs, None).map(Some),
+        Forecast::Run(_, inputs) => why.of(&plan.node(id).name, inputs).map(Some),
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;

@@ -46,7 +46,7 @@ pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{ExecutorChoice, RunOptions, Signals};
 pub use reaper::reap;
-pub use reason::{Reason, reason};
+pub use reason::{Reason, Reasons};
 pub use run::{RunError, RunReport, run, run_standing};
 pub use slurm::{SlurmOptions, job};
 pub use standing::{Basis, Standing};
