@@ -31,8 +31,8 @@ pub(super) fn unknown_of_many<'a>(
     }
 }
 
-/// Errors for which names are searched.
-const MAX_SUGGESTIONS: usize = 50;
+/// Errors for which names are searched: a manifest can have 10,000 of both.
+pub(crate) const MAX_SUGGESTIONS: usize = 50;
 
 /// Adds "did you mean", or the whole list where nothing is near.
 pub(super) fn unknown(diagnostic: Diagnostic, name: &str, known: &[impl AsRef<str>], intro: &str) -> Diagnostic {

@@ -59,6 +59,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use field::MAX_SUGGESTIONS;
 pub use format::format;
 pub use load::{Load, Loader, PathParams};
 pub(crate) use misfit::{Owner, misfit, unknown_field};
