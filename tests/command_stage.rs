@@ -60,6 +60,26 @@ fn what_a_program_does_wrong_is_said() {
 }
 
 #[test]
+fn a_script_that_cannot_be_started_says_what_it_lacks() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cases = [
+        ("echo hello > out\n", 0o755, "a first line that names its interpreter", "argv = [\"sh\", \"run.sh\", ...]"),
+        ("#!/no/such/interpreter\n", 0o755, "the interpreter that its first line names is not here", "install it"),
+        ("#!/bin/sh\n", 0o644, "`run.sh` cannot be started: it is not executable", "chmod +x"),
+        ("\u{7f}ELF of another machine", 0o755, "a program for another kind of machine", "for this one"),
+    ];
+    for (text, mode, message, help) in cases {
+        let project = Project::new();
+        project.write("run.sh", text);
+        std::fs::set_permissions(project.path("run.sh"), std::fs::Permissions::from_mode(mode)).unwrap();
+        project.write("m.toml", &it("files = [\"run.sh\"]\nargv = [\"./run.sh\"]"));
+        let done = project.sepia(&["run", "m.toml"]);
+        assert_eq!(done.code, 1, "{text}\n{}", done.err);
+        assert!(done.err.contains(message) && done.err.contains(help), "{text}\n{}", done.err);
+    }
+}
+
+#[test]
 fn the_environment_is_what_the_stage_declares() {
     let project = Project::new();
     project.write("m.toml", &it("argv = [\"sh\", \"-c\", \"env > env.txt\"]\noutputs = { env = \"env.txt\" }\nenv = { MINE = \"${seed}-x\" }\nenv_allow = [\"PASSED\"]\nseed = 3"));

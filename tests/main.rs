@@ -20,5 +20,6 @@ mod random_graphs;
 mod sharing;
 mod sharing_a_store;
 mod shipped;
+mod slots;
 mod slurm;
 mod support;

@@ -2,7 +2,8 @@
 //!
 //! A file is kept as `downloads/<algorithm>-<digest>/<name>`; until it is whole and its digest is right it is called
 //! `<name>.part`. A broken transfer leaves the part: the next attempt, in this run or another, asks the server for the
-//! rest, and starts over where the server does not do that. A lock keeps two runs from fetching one file at once. A file
+//! rest, and starts over where the server does not do that. No request lasts for ever: one that takes too long is ended
+//! and taken up again where it was, and only time in which nothing came counts as a failure. A lock keeps two runs from fetching one file at once. A file
 //! that was kept is hashed again when its size or time changed, as every external file is.
 
 use std::io::{Read, Seek as _, SeekFrom, Write as _};
@@ -15,6 +16,9 @@ use crate::stage::Remote;
 
 /// How often a transfer that breaks is taken up again before the run gives up.
 const ATTEMPTS: u32 = 4;
+
+/// How long one request may take, in seconds, before it is taken up again. Longer each time for a server that starts over.
+const WINDOW: u64 = 60;
 
 /// Where a store keeps what it fetched.
 #[must_use]
@@ -88,6 +92,16 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, Option<u64>);
 /// # Errors
 /// See [`FetchError`].
 pub fn fetch(remote: &Remote, downloads: &Utf8Path, progress: Progress<'_>) -> Result<Utf8PathBuf, FetchError> {
+    fetch_within(remote, downloads, WINDOW, progress)
+}
+
+/// [`fetch`] with requests of at most so many seconds.
+fn fetch_within(
+    remote: &Remote,
+    downloads: &Utf8Path,
+    mut window: u64,
+    progress: Progress<'_>,
+) -> Result<Utf8PathBuf, FetchError> {
     let disk = |source| FetchError::Disk { url: remote.url.clone(), source };
     let target = remote.place(downloads);
     let folder = target.parent().unwrap_or(downloads);
@@ -103,8 +117,10 @@ pub fn fetch(remote: &Remote, downloads: &Utf8Path, progress: Progress<'_>) -> R
     }
     let part = folder.join(format!("{}.part", remote.file_name()));
     let (mut failures, mut fresh) = (0, false);
+    let length = || fs_err::metadata(&part).map_or(0, |part| part.len());
     loop {
-        match transfer(remote, &part, progress) {
+        let before = length();
+        match transfer(remote, &part, window, progress) {
             Ok(resumed) => {
                 let found = digest_of(&part, remote).map_err(disk)?;
                 if found == expected(remote) {
@@ -121,10 +137,17 @@ pub fn fetch(remote: &Remote, downloads: &Utf8Path, progress: Progress<'_>) -> R
                 return Err(FetchError::Digest { url, algorithm: algorithm(remote), found, expected });
             }
             Err(Trouble::Final(error)) => return Err(error),
-            Err(Trouble::Broken(why)) => {
+            Err(Trouble::Broken { why, slow }) => {
+                let got = length();
+                if slow && got > before {
+                    continue;
+                }
+                if slow && got > 0 {
+                    // A server that starts over needs time enough for all of it.
+                    window = window.saturating_mul(2);
+                }
                 failures += 1;
                 if failures >= ATTEMPTS {
-                    let got = fs_err::metadata(&part).map_or(0, |part| part.len());
                     return Err(FetchError::Broken { url: remote.url.clone(), why, got });
                 }
             }
@@ -143,23 +166,30 @@ fn keep(part: &Utf8Path, target: &Utf8Path) -> std::io::Result<()> {
 }
 
 enum Trouble {
-    /// Trying again may help.
-    Broken(String),
+    /// Trying again may help. `slow`: the request took too long.
+    Broken { why: String, slow: bool },
     /// It does not.
     Final(FetchError),
 }
 
 /// Fetches what is missing of the part. Says whether there was a beginning already.
-fn transfer(remote: &Remote, part: &Utf8Path, progress: Progress<'_>) -> Result<bool, Trouble> {
+fn transfer(remote: &Remote, part: &Utf8Path, window: u64, progress: Progress<'_>) -> Result<bool, Trouble> {
     let disk = |source| Trouble::Final(FetchError::Disk { url: remote.url.clone(), source });
-    let broken = |error: &dyn std::fmt::Display| Trouble::Broken(error.to_string());
+    let broken = |error: std::io::Error| Trouble::Broken {
+        slow: matches!(error.kind(), std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock),
+        why: error.to_string(),
+    };
     let mut file = fs_err::OpenOptions::new().create(true).append(true).open(part).map_err(disk)?;
     let begun = file.metadata().map_err(disk)?.len();
-    let mut request = minreq::get(&remote.url).with_header("User-Agent", concat!("sepia/", env!("CARGO_PKG_VERSION")));
+    let agent = concat!("sepia/", env!("CARGO_PKG_VERSION"));
+    let mut request = minreq::get(&remote.url).with_header("User-Agent", agent).with_timeout(window);
     if begun > 0 {
         request = request.with_header("Range", format!("bytes={begun}-"));
     }
-    let mut response = request.send_lazy().map_err(|error| broken(&error))?;
+    let mut response = request.send_lazy().map_err(|error| match error {
+        minreq::Error::IoError(error) => broken(error),
+        other => Trouble::Broken { why: other.to_string(), slow: false },
+    })?;
     let length = response.headers.get("content-length").and_then(|length| length.parse::<u64>().ok());
     let range = response.headers.get("content-range");
     let continues = range.is_some_and(|range| range.starts_with(&format!("bytes {begun}-")));
@@ -174,7 +204,7 @@ fn transfer(remote: &Remote, part: &Utf8Path, progress: Progress<'_>) -> Result<
             0
         }
         status if status >= 500 || status == 429 => {
-            return Err(Trouble::Broken(format!("the server answered {status}")));
+            return Err(Trouble::Broken { why: format!("the server answered {status}"), slow: false });
         }
         status => return Err(Trouble::Final(FetchError::Status { url: remote.url.clone(), status })),
     };
@@ -186,14 +216,17 @@ fn transfer(remote: &Remote, part: &Utf8Path, progress: Progress<'_>) -> Result<
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(broken(&error)),
+            Err(error) => return Err(broken(error)),
         };
         file.write_all(&buffer[..count]).map_err(disk)?;
         done += count as u64;
         progress(done, total);
     }
     match total {
-        Some(total) if done < total => Err(Trouble::Broken(format!("the connection ended at {done} of {total} bytes"))),
+        Some(total) if done < total => {
+            let why = format!("the connection ended at {done} of {total} bytes");
+            Err(Trouble::Broken { why, slow: false })
+        }
         _ => Ok(resumed),
     }
 }

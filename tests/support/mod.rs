@@ -143,6 +143,11 @@ pub(crate) fn make_writable(path: &Path) {
     }
 }
 
+/// A `command` stage that runs a script of the shell; `more` has the rest of its table.
+pub(crate) fn script(name: &str, script: &str, more: &str) -> String {
+    format!("[stages.{name}]\nkind = \"command\"\nargv = [\"sh\", \"-c\", {script:?}]\n{more}\n")
+}
+
 pub(crate) const TINY: &str = r#"name = "tiny"
 
 [stages.corpus]

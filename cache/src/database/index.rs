@@ -309,6 +309,7 @@ fn point_look_up(connection: &Connection, key: &Digest, trust: &Trust) -> rusqli
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::RecordsOf;
     use crate::record::{Outcome, Record};
     use crate::test_support::{Fixture, key, record};
 
@@ -353,9 +354,15 @@ mod tests {
         assert_eq!(f.store.find_key(&key("k").short()).unwrap(), key("k"));
         assert!(matches!(f.store.find_key(""), Err(crate::StoreError::Ambiguous { .. })));
         assert!(matches!(f.store.find_record("zz"), Err(crate::StoreError::NotFound { .. })));
-        let recent = f.store.recent_key_inputs("first", "pretrain", 3).unwrap();
-        assert_eq!(recent.iter().map(|(row, _)| row.node.as_str()).collect::<Vec<_>>(), ["first", "third", "second"]);
-        assert_eq!(recent[0].1, records[0].key_inputs);
+        let recent = |of| {
+            let found = f.store.recent_key_inputs(of, None, 3).unwrap();
+            assert!(found.iter().all(|(_, inputs)| *inputs == records[0].key_inputs));
+            found.into_iter().map(|(row, _)| row.node).collect::<Vec<_>>()
+        };
+        assert_eq!(recent(RecordsOf::Node("first")), ["first"]);
+        let k = key("k");
+        assert_eq!(recent(RecordsOf::Key(&k)).len(), 3);
+        assert_eq!(recent(RecordsOf::Kind("pretrain"))[..2], ["third", "second"]);
     }
 
     #[test]

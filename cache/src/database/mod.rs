@@ -42,7 +42,7 @@ pub(crate) use open::escape;
 pub use plans::PlanNode;
 pub(crate) use plans::parse_plan;
 pub use queries::QUERIES;
-pub use read::ExecutionRow;
+pub use read::{ExecutionRow, RecordsOf};
 pub(crate) use read::{object, read_record};
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};

@@ -34,6 +34,17 @@ pub struct ExecutionRow {
     pub seed: u64,
 }
 
+/// Which records to read.
+#[derive(Debug, Clone, Copy)]
+pub enum RecordsOf<'a> {
+    /// Those with this key.
+    Key(&'a Digest),
+    /// Those of nodes of this name.
+    Node(&'a str),
+    /// Those of all nodes of this stage kind.
+    Kind(&'a str),
+}
+
 const COLUMNS: &str = "record, key, run, node, kind, outcome, started_at, wall_seconds, seed";
 
 impl Store {
@@ -101,20 +112,32 @@ impl Store {
         Ok(self.ids("node = ?1 ORDER BY run LIKE 'reproduction-%', execution DESC LIMIT 1", node)?.pop())
     }
 
-    /// The records of a node or of all nodes of a stage kind, newest first, at most `limit`, with what their keys were made
-    /// of: the candidates for "closest earlier key".
+    /// Records, newest first, at most `limit`, with what their keys were made of: the candidates for "closest earlier key".
+    /// `before`: only those whose execution began earlier, in Unix milliseconds.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn recent_key_inputs(&self, node: &str, kind: &str, limit: usize) -> Result<Vec<(ExecutionRow, Value)>> {
+    pub fn recent_key_inputs(
+        &self,
+        of: RecordsOf<'_>,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<(ExecutionRow, Value)>> {
+        let before = before.unwrap_or(i64::MAX);
+        let (column, value) = match of {
+            RecordsOf::Key(key) => ("key", key.to_string()),
+            RecordsOf::Node(node) => ("node", node.to_owned()),
+            RecordsOf::Kind(kind) => ("kind", kind.to_owned()),
+        };
         self.database.with(|connection| {
+            // The newest of a kind are found from the end; there are few kinds, and no index of them.
             let sql = format!(
                 "SELECT {COLUMNS}, key_inputs FROM executions JOIN execution_details USING (execution) \
-                 WHERE node = ?1 OR kind = ?2 ORDER BY node = ?1 DESC, execution DESC LIMIT ?3"
+                 WHERE {column} = ?1 AND started_at < ?2 ORDER BY execution DESC LIMIT ?3"
             );
             connection
                 .prepare_cached(&sql)?
-                .query_map(rusqlite::params![node, kind, limit], |row| Ok((read_execution(row)?, json(row, 9)?)))?
+                .query_map(rusqlite::params![value, before, limit], |row| Ok((read_execution(row)?, json(row, 9)?)))?
                 .collect()
         })
     }

@@ -1,8 +1,8 @@
 //! Giving up what is no longer wanted.
 //!
 //! Records are kept for ever: they are small, and the history of an experiment is worth more than its bytes. What goes is
-//! objects, leftovers of killed processes, and checkpoints of stages that have finished. A key whose objects are gone is
-//! simply not found in the cache, and is computed again when it is wanted.
+//! objects, leftovers of killed processes, checkpoints of stages that have finished, and files fetched from URLs. A key
+//! whose objects are gone is simply not found in the cache, and is computed again when it is wanted; a file is fetched again.
 //!
 //! No run may be going on, for it may be about to use any object it has looked up: runs share a lock that this takes for
 //! itself, so a run that starts meanwhile waits for its turn with a clear message. A dry run needs no lock.
@@ -52,6 +52,8 @@ pub struct GcReport {
     pub checkpoints: Vec<Leftover>,
     /// Objects that had been set aside as damaged.
     pub damaged: Vec<Leftover>,
+    /// Files from URLs that no kept key was made of.
+    pub downloads: Vec<Leftover>,
     /// How many objects stay.
     pub kept: u64,
     /// Their size in bytes.
@@ -62,8 +64,8 @@ impl GcReport {
     /// How many bytes are freed.
     #[must_use]
     pub fn freed(&self) -> u64 {
-        let Self { objects, leftovers, checkpoints, damaged, kept: _, kept_bytes: _ } = self;
-        [objects, leftovers, checkpoints, damaged].into_iter().flatten().map(|leftover| leftover.bytes).sum()
+        let Self { objects, leftovers, checkpoints, damaged, downloads, kept: _, kept_bytes: _ } = self;
+        [objects, leftovers, checkpoints, damaged, downloads].into_iter().flatten().map(|leftover| leftover.bytes).sum()
     }
 }
 
@@ -151,13 +153,16 @@ impl Store {
         for entry in entries(&self.layout.folder("damaged"))? {
             report.damaged.push(Leftover { path: entry.path().to_owned(), bytes: size_of(entry.path()) });
         }
+        report.downloads = self.unwanted_downloads(choice.keys.as_ref())?;
         report.checkpoints.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         report.damaged.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if !dry_run {
             for object in &report.objects {
                 remove_object(&object.path)?;
             }
-            for leftover in report.leftovers.iter().chain(&report.checkpoints).chain(&report.damaged) {
+            for leftover in
+                [&report.leftovers, &report.checkpoints, &report.damaged, &report.downloads].into_iter().flatten()
+            {
                 remove(&leftover.path)?;
             }
         }
@@ -293,6 +298,27 @@ impl Store {
                 .prepare_cached("SELECT 1 FROM executions WHERE key = ? AND outcome = 'done'")?
                 .exists([key.to_string()])
         })
+    }
+
+    /// Files from URLs that no kept key is made of. What came a moment ago may be about to be used.
+    fn unwanted_downloads(&self, keys: Option<&BTreeSet<Digest>>) -> Result<Vec<Leftover>> {
+        let mut unwanted = Vec::new();
+        for entry in entries(&self.layout.folder("downloads"))? {
+            // A folder is called after the algorithm and the digest, as they stand in keys.
+            let Some((_, digest)) = entry.file_name().split_once('-') else { continue };
+            let users: Vec<Digest> = self.database.with(|connection| {
+                let sql = "SELECT DISTINCT key FROM executions JOIN execution_details USING (execution) \
+                           WHERE instr(key_inputs, ?1) > 0";
+                connection.prepare_cached(sql)?.query_map([digest], |row| crate::database::digest(row, 0))?.collect()
+            })?;
+            let wanted = users.iter().any(|key| keys.is_none_or(|keys| keys.contains(key)));
+            let old = entries(entry.path())?.iter().all(|file| is_old(file.path()));
+            if !wanted && old {
+                unwanted.push(Leftover { path: entry.path().to_owned(), bytes: size_of(entry.path()) });
+            }
+        }
+        unwanted.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(unwanted)
     }
 
     /// Temporary files outside the folders of objects.

@@ -202,3 +202,32 @@ fn a_run_is_removed_with_what_only_it_needs() {
     let policy = GcPolicy { remove_runs: vec!["r9".into()], ..GcPolicy::default() };
     assert!(matches!(filled.f.store.gc(&policy, false), Err(StoreError::NotFound { .. })));
 }
+
+#[test]
+fn files_from_urls_go_when_no_kept_key_is_made_of_them() {
+    let filled = filled();
+    let store = &filled.f.store;
+    let downloads = store.root().join("downloads");
+    let place = |name: &str, old: bool| {
+        let file = downloads.join(name).join("text.txt");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, b"12345").unwrap();
+        let hours = std::time::Duration::from_secs(if old { 7200 } else { 0 });
+        std::fs::File::open(&file).unwrap().set_modified(std::time::SystemTime::now() - hours).unwrap();
+        file
+    };
+    let (used, unused, young) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+    let used_file = place(&format!("sha256-{used}"), true);
+    let unused_file = place(&format!("blake3-{unused}"), true);
+    let young_file = place(&format!("blake3-{young}"), false);
+    let key_inputs = serde_json::json!({ "params": { "files": [["text.txt", format!("sha256:{used}")]] } });
+    store.commit(&[Record { run: "r1".into(), started_at: 12, key_inputs, ..record("reader", &[]) }]).unwrap();
+    assert_eq!((store.size().unwrap().downloads.count, store.size().unwrap().downloads.bytes), (3, 15));
+
+    let report = store.gc(&GcPolicy::default(), false).unwrap();
+    assert_eq!(report.downloads, [Leftover { path: unused_file.parent().unwrap().to_owned(), bytes: 5 }]);
+    assert!(used_file.exists() && !unused_file.exists() && young_file.exists());
+    let latest = GcPolicy { keep_last_runs: Some(1), ..GcPolicy::default() };
+    assert_eq!(store.gc(&latest, false).unwrap().downloads.len(), 1);
+    assert!(!used_file.exists() && young_file.exists());
+}

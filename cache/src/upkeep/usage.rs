@@ -30,6 +30,8 @@ pub struct Usage {
     pub checkpoints: UsageOf,
     /// Objects that were set aside.
     pub damaged: UsageOf,
+    /// Files that were fetched from URLs, by digest.
+    pub downloads: UsageOf,
     /// The database, with its write-ahead log.
     pub database: UsageOf,
     /// The rest: `cache/`, `locks/`.
@@ -40,8 +42,8 @@ impl Usage {
     /// All of it, in bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { files, trees, records, runs, attempts, checkpoints, damaged, database, other } = self;
-        [files, trees, records, runs, attempts, checkpoints, damaged, database, other]
+        let Self { files, trees, records, runs, attempts, checkpoints, damaged, downloads, database, other } = self;
+        [files, trees, records, runs, attempts, checkpoints, damaged, downloads, database, other]
             .iter()
             .map(|part| part.bytes)
             .sum()
@@ -63,6 +65,7 @@ impl Store {
                 "attempts" => &mut usage.attempts,
                 "checkpoints" => &mut usage.checkpoints,
                 "damaged" => &mut usage.damaged,
+                "downloads" => &mut usage.downloads,
                 name if name.starts_with("results.db") => &mut usage.database,
                 _ => &mut usage.other,
             };

@@ -72,6 +72,7 @@ fn size(global: &Global) -> Result<Exit, Failure> {
         ("attempts", usage.attempts),
         ("checkpoints", usage.checkpoints),
         ("damaged, set aside", usage.damaged),
+        ("files from URLs", usage.downloads),
         ("results.db", usage.database),
         ("the rest", usage.other),
     ];
@@ -123,6 +124,7 @@ fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
         ("leftovers", &report.leftovers),
         ("checkpoints", &report.checkpoints),
         ("damaged", &report.damaged),
+        ("files from URLs", &report.downloads),
     ];
     let mut text = String::new();
     for (name, part) in parts {

@@ -19,6 +19,7 @@ mod fmt;
 mod graph;
 mod import;
 mod key;
+mod limits;
 mod log;
 mod logging;
 mod merge;

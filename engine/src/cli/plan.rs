@@ -2,25 +2,21 @@
 
 use std::sync::Arc;
 
-use camino::Utf8Path;
 use sepia_cache::Store;
 use serde_json::json;
 
 use super::{
     args::{self, Chosen, Format, Global},
     exit::{Exit, Failure},
-    output,
-    project::{self, Project},
-    run,
+    limits, output, project, run,
 };
 use crate::{
     diagnostic::{Diagnostic, Sources},
     exec::{
-        self, ExecutorChoice, Forecast, KeyError, Lookup, Reason, SlurmOptions, Standing, forecast_from, lookup,
-        reason,
+        ExecutorChoice, Forecast, KeyError, Lookup, Reason, Reasons, SlurmOptions, Standing, forecast_from, lookup,
         slurm::{Line, lines},
     },
-    plan::{Machine, Plan, estimates, over_limits, select},
+    plan::{Plan, estimates, select},
     report::figures::{bytes, count},
     stage::{Estimate, Registry},
 };
@@ -65,9 +61,11 @@ pub(super) fn dry_run(
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
     let mut looked = look(lookup, &project.plan, &selected, &forced)?;
     looked.estimates = estimates(&project.plan, &selected);
-    warn(global, chosen, &project, &looked)?;
     let (now, later) = match super::executor::choose(&project.plan, executor)? {
-        ExecutorChoice::Local => (Vec::new(), Vec::new()),
+        ExecutorChoice::Local => {
+            limits::warn(&path, &project, &looked.estimates, &looked.forecasts);
+            (Vec::new(), Vec::new())
+        }
         ExecutorChoice::Slurm(options) => sbatch_lines(&project.plan, &looked, &options),
     };
     match format {
@@ -116,27 +114,6 @@ struct Looked {
     reasons: Vec<Option<Reason>>,
 }
 
-/// Says what the machine has not enough of, for the nodes that are not in the store yet.
-fn warn(global: &Global, chosen: &Chosen, project: &Project, looked: &Looked) -> Result<(), Failure> {
-    let store = project::store_path(global, Some(&chosen.source.manifest))?;
-    let machine = Machine { memory: exec::slots::machine_memory(), free_disk: free_disk(&store) };
-    let to_run = project
-        .plan
-        .ids()
-        .filter(|id| matches!(looked.forecasts[id.index()], Forecast::Run(..) | Forecast::Unknown(_)));
-    let found = over_limits(&project.plan, &looked.estimates, to_run, machine);
-    output::warnings(&found, &project.sources);
-    Ok(())
-}
-
-/// Free bytes of the disk that a store is on, or would be.
-fn free_disk(store: &Utf8Path) -> Option<u64> {
-    let store = camino::absolute_utf8(store).ok()?;
-    let folder = store.ancestors().find(|folder| folder.is_dir())?;
-    let disk = rustix::fs::statvfs(folder.as_std_path()).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
 fn look(lookup: Option<Lookup>, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
     if let Some(lookup) = lookup {
         return look_in(&lookup, plan, selected, forced);
@@ -163,9 +140,10 @@ fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> 
         KeyError::Store(error) => Failure::from(error),
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
     })?;
+    let mut why = Reasons::new(lookup.store(), None);
     let reasons = plan.ids().map(|id| match &forecasts[id.index()] {
         Forecast::Run(_, _) if forced[id.index()] => Ok(None),
-        Forecast::Run(_, inputs) => reason(lookup.store(), &plan.node(id).name, inputs, None).map(Some),
+        Forecast::Run(_, inputs) => why.of(&plan.node(id).name, inputs).map(Some),
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;

@@ -8,7 +8,7 @@ use sepia_cache::{Digest, OpenRemote, Progress, Store, StoreError, What};
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    fetch, output, plan, project, trust,
+    fetch, limits, output, plan, project, trust,
 };
 use crate::{
     device::Gpus,
@@ -62,6 +62,11 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     // have: there Slurm refuses what cannot be had.
     if remote.is_none() && matches!(executor, ExecutorChoice::Local) {
         check_gpus(registry, &project, &lookup, &args.chosen)?;
+    }
+    if matches!(executor, ExecutorChoice::Local) {
+        let wanted = (&selection(&args.chosen), &args.chosen.force[..]);
+        let forecast = |chosen: &[bool], forced: &[bool]| exec::forecast_from(&project.plan, &lookup, chosen, forced);
+        limits::warn_of_run(store.root(), &project, wanted, forecast);
     }
     let manifest_text = project.sources.get(0).map(|(_, text)| text.to_owned()).unwrap_or_default();
     let basis = project::basis(global, &args.chosen, &project);
@@ -121,6 +126,7 @@ fn options(args: &args::Run, manifest_digest: Digest) -> Result<RunOptions, Fail
         manifest_digest: manifest_digest.to_string(),
         manifest_text: String::new(),
         program: std::env::current_exe()?,
+        memory: args.memory.unwrap_or_else(exec::slots::usable_memory),
         devices: args.devices.map(usize::from),
         basis: None,
         signals: Signals::default(),

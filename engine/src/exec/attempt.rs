@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::PathBuf,
-    process::{ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
+    memory::{MemoryGroup, out_of_memory},
     slots::own_devices,
     worker::{Order, PROTOCOL, Report},
 };
@@ -194,6 +195,7 @@ impl Attempt {
         // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
         // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
         command.env("MIMALLOC_PURGE_DELAY", "-1");
+        let kills = MemoryGroup::of_this_process().kills();
         let mut child = child::spawn(&mut command, &control.leash)?;
         let sent = child.stdin.take().map(|mut stdin| {
             let sent = stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush());
@@ -218,6 +220,9 @@ impl Attempt {
                 param,
                 ..self.failure("")
             })),
+            _ if MemoryGroup::of_this_process().kills() > kills => {
+                Ok(Ending::Failed(self.starved("the stage's process did not finish", status, usage)))
+            }
             _ => {
                 let end = child::describe_end(status).unwrap_or_else(|| "it ended without a result".to_owned());
                 let unsent = sent.and_then(Result::err).map(|error| format!(" (its order could not be sent: {error})"));
@@ -268,16 +273,15 @@ impl Attempt {
             Err(cannot) => return Ok(Ending::Failed(Failure { param: cannot.param, ..self.failure(&cannot.message) })),
         };
         own_devices(&mut prepared.command, &self.visible);
+        let kills = MemoryGroup::of_this_process().kills();
         let child = match child::spawn(&mut prepared.command, &control.leash) {
             Ok(child) => child,
             Err(error) => {
-                let program = prepared.command.get_program().to_string_lossy().into_owned();
+                let (message, help) = prepared.cannot_start(&error);
                 return Ok(Ending::Failed(Failure {
                     param: Some("argv".to_owned()),
-                    help: Some(
-                        "is it installed, in PATH and executable? scripts of yours belong under `files`".to_owned(),
-                    ),
-                    ..self.failure(&format!("`{program}` cannot be started: {error}"))
+                    help: Some(help),
+                    ..self.failure(&message)
                 }));
             }
         };
@@ -286,6 +290,9 @@ impl Attempt {
         let (status, used) = child::wait(child, &control.leash)?;
         tell(Message::Group(group, false));
         *usage = used;
+        if !status.success() && MemoryGroup::of_this_process().kills() > kills {
+            return Ok(Ending::Failed(self.starved("the program failed", status, usage)));
+        }
         if let Some(end) = child::describe_end(status) {
             return Ok(Ending::Failed(self.failure(&format!("the program failed: {end}"))));
         }
@@ -331,6 +338,12 @@ impl Attempt {
             }
         }
         Ok(Ending::Finished(taken))
+    }
+
+    /// It ended badly, and the kernel has killed something for lack of memory meanwhile.
+    fn starved(&self, what: &str, status: ExitStatus, usage: &Usage) -> Failure {
+        let (how, help) = out_of_memory(status, usage, MemoryGroup::of_this_process().limit());
+        Failure { help: Some(help), ..self.failure(&format!("{what}: {how}")) }
     }
 
     fn failure(&self, message: &str) -> Failure {

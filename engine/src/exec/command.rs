@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -144,6 +144,41 @@ fn root_of(file: &crate::stage::ResolvedFile) -> Utf8PathBuf {
 }
 
 impl Prepared {
+    /// What to say when the program cannot be started, and what to do about it.
+    pub(super) fn cannot_start(&self, error: &std::io::Error) -> (String, String) {
+        let program = Path::new(self.command.get_program());
+        // As its author knows it: one of the copied files by its name in the working folder.
+        let name = program.strip_prefix(&self.work).unwrap_or(program).display();
+        let help = |text: &str| text.to_owned();
+        let found = self.work.as_std_path().join(program);
+        let begins = |magic: &[u8]| fs_err::read(&found).is_ok_and(|bytes| bytes.starts_with(magic));
+        match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            // A shell would run it by itself; which program is to run it is then not said anywhere.
+            Some(rustix::io::Errno::NOEXEC) if !begins(b"\x7fELF") => (
+                format!("`{name}` cannot be started: it is a script without a first line that names its interpreter"),
+                format!(
+                    "begin it with `#!/bin/sh` or `#!/usr/bin/env python3`, or name what runs it: argv = [\"sh\", \"{name}\", ...]"
+                ),
+            ),
+            Some(rustix::io::Errno::NOEXEC) => (
+                format!("`{name}` cannot be started: it is a program for another kind of machine"),
+                help("install or build it for this one"),
+            ),
+            Some(rustix::io::Errno::NOENT) if begins(b"#!") => (
+                format!("`{name}` cannot be started: the interpreter that its first line names is not here"),
+                help("install it, or correct the line"),
+            ),
+            Some(rustix::io::Errno::ACCESS) if found.is_file() => (
+                format!("`{name}` cannot be started: it is not executable"),
+                format!("`chmod +x` it, or name what runs it: argv = [\"sh\", \"{name}\", ...]"),
+            ),
+            _ => (
+                format!("`{name}` cannot be started: {error}"),
+                help("is it installed, in PATH and executable? scripts of yours belong under `files`"),
+            ),
+        }
+    }
+
     /// What lies in the working folder and is neither declared nor was put there, relative to it; sorted.
     pub(super) fn undeclared(&self) -> std::io::Result<Vec<String>> {
         let mut found = Vec::new();

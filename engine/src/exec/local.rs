@@ -1,10 +1,9 @@
-//! Attempts as children of this process, each heard out by a thread of its own.
+//! Attempts as children of this process, each heard out by a thread.
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
 };
 
 use camino::Utf8PathBuf;
@@ -14,7 +13,8 @@ use super::{
     attempt::{Attempt, Control, Message},
     executor::{Cancel, Executor},
     reaper::Reaper,
-    slots::{Amount, machine_memory},
+    slots::Amount,
+    threads::Threads,
 };
 use crate::graph::NodeId;
 
@@ -25,17 +25,18 @@ pub(super) type Tell = Arc<dyn Fn(Message) + Send + Sync>;
 pub(super) struct Local {
     store: Arc<Store>,
     program: PathBuf,
-    threads: usize,
-    devices: usize,
+    capacity: Amount,
     tell: Tell,
-    running: BTreeMap<NodeId, (Control, JoinHandle<()>)>,
+    running: BTreeMap<NodeId, Control>,
+    threads: Threads,
     /// Started with the first program of the author's.
     reaper: Arc<Mutex<Option<Reaper>>>,
 }
 
 impl Local {
-    pub(super) fn new(store: Arc<Store>, program: PathBuf, (threads, devices): (usize, usize), tell: Tell) -> Self {
-        Self { store, program, threads, devices, tell, running: BTreeMap::new(), reaper: Arc::default() }
+    pub(super) fn new(store: Arc<Store>, program: PathBuf, capacity: Amount, tell: Tell) -> Self {
+        let (running, threads, reaper) = (BTreeMap::new(), Threads::default(), Arc::default());
+        Self { store, program, capacity, tell, running, threads, reaper }
     }
 
     fn guard_programs(&self) -> std::io::Result<()> {
@@ -49,7 +50,7 @@ impl Local {
 
 impl Executor for Local {
     fn capacity(&self) -> Amount {
-        Amount { threads: self.threads.max(1), memory: machine_memory(), devices: self.devices, pinned: None }
+        self.capacity
     }
 
     fn submit(&mut self, attempt: Attempt) -> std::io::Result<Utf8PathBuf> {
@@ -59,7 +60,7 @@ impl Executor for Local {
         let (node, log, control) = (attempt.node, attempt.log.clone(), Control::default());
         let (store, mine, tell) = (Arc::clone(&self.store), control.clone(), Arc::clone(&self.tell));
         let reaper = Arc::clone(&self.reaper);
-        let thread = std::thread::Builder::new().name("attempt".to_owned()).spawn(move || {
+        self.threads.run(move || {
             attempt.run(&store, &mine, &|message| match message {
                 Message::Group(group, alive) => {
                     if let Some(reaper) = reaper.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -75,7 +76,7 @@ impl Executor for Local {
                 message => tell(message),
             });
         })?;
-        self.running.insert(node, (control, thread));
+        self.running.insert(node, control);
         Ok(log)
     }
 
@@ -88,7 +89,7 @@ impl Executor for Local {
     }
 
     fn cancel(&mut self, node: NodeId, how: Cancel) {
-        if let Some((control, _)) = self.running.get(&node) {
+        if let Some(control) = self.running.get(&node) {
             match how {
                 Cancel::Gently => control.ask_to_stop(),
                 Cancel::AtOnce => control.kill(),
@@ -96,18 +97,15 @@ impl Executor for Local {
         }
     }
 
-    /// The thread has said its last word: it ends at once.
     fn ended(&mut self, node: NodeId) {
-        if let Some((_, thread)) = self.running.remove(&node) {
-            let _ = thread.join();
+        if self.running.remove(&node).is_some() {
+            self.threads.ended();
         }
     }
 
     fn finish(&mut self) {
-        self.running.values().for_each(|(control, _)| control.kill());
-        for (_, thread) in std::mem::take(&mut self.running).into_values() {
-            let _ = thread.join();
-        }
+        std::mem::take(&mut self.running).values().for_each(Control::kill);
+        self.threads.finish();
         if let Some(reaper) = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).take() {
             reaper.dismiss();
         }

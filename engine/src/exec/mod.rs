@@ -2,7 +2,7 @@
 //!
 //! One single-threaded loop ([`run`](mod@run)) owns all state and takes one message at a time: a report of a worker, the end
 //! of an attempt, a commit that is durable, a signal, a tick. What it decides is in the [`scheduler`], a pure state
-//! machine. Everything slow happens elsewhere: an attempt in a thread of its own that starts a child process
+//! machine. Everything slow happens elsewhere: an attempt in a thread that starts a child process
 //! ([`attempt`], [`worker`], [`command`]), commits in the [`committer`] thread. Where nothing has changed since everything
 //! was done, none of this happens: see [`standing`].
 //!
@@ -23,6 +23,7 @@ mod gpu_check;
 mod keys;
 mod local;
 pub(crate) mod lookup;
+mod memory;
 mod options;
 mod provenance;
 mod reaper;
@@ -37,6 +38,7 @@ pub(crate) mod slots;
 pub mod slurm;
 mod standing;
 mod state;
+mod threads;
 mod worker;
 
 pub use forecast::{Forecast, forecast, forecast_from};
@@ -45,7 +47,7 @@ pub use keys::{KeyError, KeyMaker, NodeOutputs};
 pub use lookup::Lookup;
 pub use options::{ExecutorChoice, RunOptions, Signals};
 pub use reaper::reap;
-pub use reason::{Reason, reason};
+pub use reason::{Reason, Reasons};
 pub use reproduce::{CannotReproduce, ReproduceOptions, Reproduced, reproduce};
 pub use run::{RunError, RunReport, run, run_standing};
 pub use slurm::{SlurmOptions, job};

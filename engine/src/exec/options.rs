@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub manifest_text: String,
     /// The binary that children run.
     pub program: std::path::PathBuf,
+    /// Bytes of memory that all running stages may use together, as they declare it.
+    pub memory: u64,
     /// Devices (GPUs) that all running stages may use together; those of this machine, or one, for `None`.
     pub devices: Option<usize>,
     /// What the plan was made from, if the next run may be told by it that nothing has changed.

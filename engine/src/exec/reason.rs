@@ -1,9 +1,11 @@
 //! Why a node would run, or ran: the fields in which its key differs from the closest earlier one.
 
-use sepia_cache::{ExecutionRow, Store, StoreError};
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use sepia_cache::{ExecutionRow, Outcome, RecordsOf, Store, StoreError};
 use serde::Serialize;
 
-use crate::key::{FieldChange, KeyInputs, StageKey, diff};
+use crate::key::{FieldChange, KeyInputs, diff};
 
 /// The reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,44 +31,72 @@ pub enum Reason {
     },
 }
 
-/// How far back to look.
-const CANDIDATES: usize = 200;
+/// How far back to look among the executions of one node.
+const OF_NODE: usize = 200;
 
-/// Compares a key with the closest earlier one: of the same node if there is one, the fewest fields changed, the newest.
-///
-/// # Errors
-/// Those of the database.
-pub fn reason(store: &Store, node: &str, inputs: &KeyInputs, before_record: Option<i64>) -> Result<Reason, StoreError> {
-    let key = inputs.key();
-    let earlier = store.recent_key_inputs(node, &inputs.kind, CANDIDATES)?;
-    let earlier: Vec<(ExecutionRow, KeyInputs)> = earlier
-        .into_iter()
-        .filter(|(row, _)| before_record.is_none_or(|before| row.started_at < before))
-        .filter_map(|(row, value)| Some((row, serde_json::from_value(value).ok()?)))
-        .collect();
-    let same: Vec<&ExecutionRow> = earlier.iter().map(|(row, _)| row).filter(|row| StageKey(row.key) == key).collect();
-    let mut good = same.iter().filter(|row| row.outcome == sepia_cache::Outcome::Done).peekable();
-    if good.peek().is_some() {
-        for row in good {
-            if store.is_trusted(&row.record)? {
-                return Ok(Reason::OutputsGone);
+/// How far back to look among those of other nodes of its kind, where it has none. A sweep has thousands of nodes that all
+/// look there.
+const OF_KIND: usize = 24;
+
+type Earlier = Vec<(ExecutionRow, KeyInputs)>;
+
+/// Finds the reasons of nodes, and remembers what many of them are compared with.
+pub struct Reasons<'a> {
+    store: &'a Store,
+    before: Option<i64>,
+    kinds: BTreeMap<String, Earlier>,
+}
+
+impl<'a> Reasons<'a> {
+    /// Of nodes that would run with this store; or that ran, with what began before them (in Unix milliseconds).
+    #[must_use]
+    pub fn new(store: &'a Store, before: Option<i64>) -> Self {
+        Self { store, before, kinds: BTreeMap::new() }
+    }
+
+    /// Compares a key with the closest earlier one: of the same node if there is one, the fewest fields changed, the newest.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn of(&mut self, node: &str, inputs: &KeyInputs) -> Result<Reason, StoreError> {
+        let key = inputs.key();
+        let same = self.store.recent_key_inputs(RecordsOf::Key(&key.0), self.before, OF_NODE)?;
+        let mut good = same.iter().map(|(row, _)| row).filter(|row| row.outcome == Outcome::Done).peekable();
+        if good.peek().is_some() {
+            for row in good {
+                if self.store.is_trusted(&row.record)? {
+                    return Ok(Reason::OutputsGone);
+                }
             }
+            return Ok(Reason::NotTrusted);
         }
-        return Ok(Reason::NotTrusted);
-    }
-    if let Some(row) = same.first() {
-        return Ok(Reason::NotFinished { outcome: row.outcome.as_str().to_owned() });
-    }
-    let closest = earlier
-        .iter()
-        .map(|(row, other)| (row.node != node, diff(other, inputs), row))
-        .min_by_key(|(other_node, changes, _)| (*other_node, changes.len()));
-    Ok(match closest {
-        Some((_, changes, row)) => {
-            Reason::Changed { compared_with: format!("{} of run {}", row.node, row.run), changes }
+        if let Some((row, _)) = same.first() {
+            return Ok(Reason::NotFinished { outcome: row.outcome.as_str().to_owned() });
         }
-        None => Reason::Never,
-    })
+        let own = earlier(self.store, RecordsOf::Node(node), self.before, OF_NODE)?;
+        if let Some(reason) = closest(&own, inputs) {
+            return Ok(reason);
+        }
+        let others = match self.kinds.entry(inputs.kind.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(earlier(self.store, RecordsOf::Kind(&inputs.kind), self.before, OF_KIND)?)
+            }
+        };
+        Ok(closest(others, inputs).unwrap_or(Reason::Never))
+    }
+}
+
+fn earlier(store: &Store, of: RecordsOf<'_>, before: Option<i64>, limit: usize) -> Result<Earlier, StoreError> {
+    let found = store.recent_key_inputs(of, before, limit)?;
+    Ok(found.into_iter().filter_map(|(row, value)| Some((row, serde_json::from_value(value).ok()?))).collect())
+}
+
+/// The fewest fields changed, the newest of those.
+fn closest(earlier: &[(ExecutionRow, KeyInputs)], inputs: &KeyInputs) -> Option<Reason> {
+    let differences = earlier.iter().map(|(row, other)| (row, diff(other, inputs)));
+    let (row, changes) = differences.min_by_key(|(_, changes)| changes.len())?;
+    Some(Reason::Changed { compared_with: format!("{} of run {}", row.node, row.run), changes })
 }
 
 impl Reason {

@@ -26,7 +26,7 @@ use super::{
     options::Signals,
     provenance,
     record::now_ms,
-    slots,
+    slots::{self, Amount},
     worker::Report,
 };
 use crate::{
@@ -324,7 +324,9 @@ fn heard_out(
 ) -> std::io::Result<Option<Ended>> {
     let (tell, messages) = channel();
     let tell: Tell = Arc::new(move |message| drop(tell.send(message)));
-    let mut executor = Local::new(Arc::clone(store), options.program.clone(), (attempt.job.threads, 1), tell);
+    // One stage alone: it may have what it asks for.
+    let capacity = Amount { threads: attempt.job.threads, memory: u64::MAX, devices: 1, pinned: None };
+    let mut executor = Local::new(Arc::clone(store), options.program.clone(), capacity, tell);
     let node = attempt.node;
     executor.submit(attempt)?;
     let mut seen = 0;

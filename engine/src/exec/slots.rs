@@ -3,6 +3,7 @@
 //! Devices have numbers, because a child must be told which of them are its own: see [`Slots::take`] and
 //! [`machine_devices`].
 
+use super::memory::MemoryGroup;
 use crate::device::Gpus;
 
 /// An amount of each.
@@ -109,6 +110,14 @@ impl Slots {
 pub(crate) fn machine_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// The memory that this process and its children may use, in bytes: that of the machine, or of the container or job they
+/// are in.
+#[must_use]
+pub(crate) fn usable_memory() -> u64 {
+    let machine = machine_memory();
+    MemoryGroup::of_this_process().limit().map_or(machine, |limit| limit.min(machine))
 }
 
 /// The processors of this machine that this process may use.

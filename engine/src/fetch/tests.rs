@@ -15,6 +15,8 @@ enum Answer {
     NoRanges,
     /// So many bytes of what is asked for, then the connection ends.
     Breaks(usize),
+    /// So many bytes of what is asked for, then nothing, for ever.
+    Hangs(usize),
     /// Nothing but a status.
     Status(u16),
 }
@@ -33,6 +35,7 @@ impl Server {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&asked);
         std::thread::spawn(move || {
+            let mut open = Vec::new();
             for (at, stream) in listener.incoming().enumerate() {
                 let mut stream = stream.unwrap();
                 let mut range = String::new();
@@ -50,7 +53,7 @@ impl Server {
                 let answer = answers[at.min(answers.len() - 1)];
                 let (begin, count) = match answer {
                     Answer::NoRanges => (0, content.len()),
-                    Answer::Breaks(count) => (begin, count.min(content.len() - begin)),
+                    Answer::Breaks(count) | Answer::Hangs(count) => (begin, count.min(content.len() - begin)),
                     _ => (begin.min(content.len()), content.len() - begin.min(content.len())),
                 };
                 let head = match answer {
@@ -67,6 +70,9 @@ impl Server {
                 let _ = stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes());
                 if !matches!(answer, Answer::Status(_)) {
                     let _ = stream.write_all(&content[begin..begin + count]);
+                }
+                if matches!(answer, Answer::Hangs(_)) {
+                    open.push(stream);
                 }
             }
         });
@@ -126,6 +132,20 @@ fn a_broken_transfer_goes_on_where_it_stopped() {
     let path = downloads.fetch(&server.remote(TEXT)).unwrap();
     assert_eq!(fs_err::read(path).unwrap(), TEXT);
     assert_eq!(server.asked(), ["", "10-", "30-"]);
+}
+
+#[test]
+fn a_server_that_falls_silent_is_asked_again_for_the_rest() {
+    let downloads = Downloads::new();
+    let folder = Utf8Path::from_path(downloads.0.path()).unwrap();
+    let server = Server::start(TEXT, &[Answer::Hangs(10), Answer::Whole]);
+    let path = fetch_within(&server.remote(TEXT), folder, 2, &mut |_, _| {}).unwrap();
+    assert_eq!(fs_err::read(path).unwrap(), TEXT);
+    assert!(server.asked().len() > 1);
+    let silent = Server::start(TEXT, &[Answer::Hangs(0)]);
+    let remote = Remote { blake3: Some("0".repeat(64)), ..silent.remote(TEXT) };
+    let error = fetch_within(&remote, folder, 1, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, FetchError::Broken { got: 0, .. }), "{error}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ mod field;
 mod format;
 mod load;
 mod merge;
+mod misfit;
 mod overrides;
 mod params;
 mod profile;
@@ -58,10 +59,10 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use field::other_spelling;
-pub use field::value_diagnostic;
+pub(crate) use field::MAX_SUGGESTIONS;
 pub use format::format;
 pub use load::{Load, Loader, PathParams};
+pub(crate) use misfit::{Owner, misfit, unknown_field};
 pub use stage::RESERVED;
 pub use sweep::MAX_NODES;
 pub(crate) use units::parse_bytes;

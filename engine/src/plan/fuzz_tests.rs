@@ -123,6 +123,28 @@ fn mutated(edits: Vec<(usize, usize, usize, u8)>) -> String {
     text.into_iter().collect()
 }
 
+/// What grows with the square of a text's length would take hours here.
+#[test]
+fn a_megabyte_survives() {
+    let times = |count: usize, of: &dyn Fn(usize) -> String| (0..count).map(of).collect::<String>();
+    let stage = |i: usize, more: &str| format!("[stages.s{i}]\nkind = \"command\"\nargv = [\"true\"]\n{more}\n");
+    let wrong_wires = "inputs = { a = \"nobody\", b = \"s1\" }";
+    let texts = [
+        (times(12_000, &|i| stage(i, "resources.threads = 1")), true),
+        (times(12_000, &|i| stage(i, wrong_wires)), false),
+        (times(40_000, &|i| format!("unknown{i} = [1, {{ a = 2 }}]\n")), false),
+        (format!("[stages.a]\nkind = \"command\"\nargv = [{}]\n", "\"x\", ".repeat(200_000)), true),
+        (format!("[stages.a]\nkind = \"command\"\nargv = [\"{}\"]\n", "${params.x} $".repeat(80_000)), false),
+        ("[".repeat(1_000_000), false),
+        (format!("a = {}", "{ a = ".repeat(160_000)), false),
+        ("\u{e9}\n".repeat(330_000), false),
+    ];
+    for (text, valid) in texts {
+        assert!(text.len() > 600_000, "{}", text.len());
+        assert_eq!(survives(&text, None).unwrap(), valid, "{}", &text[..60]);
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_survives(text in "\\PC{0,200}") {

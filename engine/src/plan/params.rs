@@ -6,7 +6,7 @@ use camino::Utf8Path;
 
 use crate::{
     diagnostic::{Diagnostic, nearest},
-    manifest::{RESERVED, StageDecl, other_spelling},
+    manifest::{Owner, RESERVED, StageDecl, misfit, unknown_field},
     plan::kind_info::KindInfo,
     stage::{Check, Problem},
     value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
@@ -37,7 +37,7 @@ pub(super) fn resolve(
         } else {
             let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED.iter().copied());
             misspelt.extend(nearest(&key.name, known.clone()).map(str::to_owned));
-            found.push(unknown_field(&decl.kind.text, "", &key.name, key.span, known));
+            found.push(unknown_field(owner(decl), "", &key.name, key.span, known));
         }
     }
     let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
@@ -76,7 +76,7 @@ fn decode_all<T>(
         }
         whole = false;
         let top = error.path.split(['.', '[']).next().unwrap_or_default().to_owned();
-        found.push(value_error(decl, &error));
+        found.push(misfit(&error, owner(decl)));
         let ValueKind::Table(table) = &mut value.kind else { return None };
         let length = table.entries.len();
         table.entries.retain(|(key, _)| key.name != top);
@@ -87,66 +87,8 @@ fn decode_all<T>(
     }
 }
 
-fn value_error(decl: &StageDecl, error: &ValueError) -> Diagnostic {
-    let name = if error.path.is_empty() { "this stage".to_owned() } else { format!("`{}`", error.path) };
-    match &error.kind {
-        ValueErrorKind::UnknownField { field, expected } => {
-            unknown_field(&decl.kind.text, &error.path, field, error.span, expected.iter().map(String::as_str))
-        }
-        ValueErrorKind::UnknownVariant { variant, expected } => {
-            let expected_list = expected.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(", ");
-            let message = format!("{name} cannot be `{variant}`");
-            let error = Diagnostic::error("plan::unknown-value", message)
-                .label(error.span, format!("expected one of {expected_list}"));
-            match nearest(variant, expected.iter().map(String::as_str)) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help(format!("`sepia help {}` says what they mean", decl.kind.text)),
-            }
-        }
-        ValueErrorKind::MissingField { field } => {
-            let message = if error.path.is_empty() {
-                format!("`{}` needs `{field}`", decl.origin)
-            } else {
-                format!("{name} needs `{field}`")
-            };
-            Diagnostic::error("plan::missing-field", message)
-                .label(error.span, format!("`{field}` is not given"))
-                .help(format!("`sepia help {}` says what it is", decl.kind.text))
-        }
-        ValueErrorKind::WrongType { found, expected } => {
-            Diagnostic::error("plan::wrong-type", format!("{name} must be {expected}, found {found}"))
-                .label(error.span, format!("expected {expected}"))
-                .help(other_spelling(found, expected))
-        }
-        ValueErrorKind::Other(message) => {
-            // A type that reads itself says what to do on a second line.
-            let (message, help) = message.split_once('\n').unwrap_or((message, ""));
-            let reference = format!("`sepia help {}` says what is expected", decl.kind.text);
-            Diagnostic::error("plan::bad-value", format!("{name}: {message}"))
-                .label(error.span, "")
-                .help(if help.is_empty() { reference } else { help.to_owned() })
-        }
-    }
-}
-
-fn unknown_field<'a>(
-    kind: &str,
-    path: &str,
-    field: &str,
-    span: Span,
-    known: impl Iterator<Item = &'a str> + Clone,
-) -> Diagnostic {
-    let place = if path.is_empty() { format!("kind `{kind}`") } else { format!("`{path}`") };
-    let error = Diagnostic::error("plan::unknown-field", format!("{place} has no field `{field}`"))
-        .label(span, "unknown field");
-    match nearest(field, known.clone()) {
-        Some(near) => error.help(format!("did you mean `{near}`?")),
-        None => {
-            let mut names: Vec<&str> = known.collect();
-            names.sort_unstable();
-            error.help(format!("its fields: {}", names.join(", ")))
-        }
-    }
+fn owner(decl: &StageDecl) -> Owner<'_> {
+    Owner::Param { stage: &decl.origin, kind: &decl.kind.text }
 }
 
 /// Turns what a stage's own check found into diagnostics at the manifest's lines.

@@ -9,7 +9,7 @@ use super::{OutputPort, kind_info::KindTable};
 use crate::{
     diagnostic::{Diagnostic, nearest},
     graph::NodeId,
-    manifest::{InputDecl, StageDecl, Word},
+    manifest::{InputDecl, MAX_SUGGESTIONS, StageDecl, Word},
     stage::{Facts, Port, PortType, Registry},
 };
 
@@ -94,7 +94,10 @@ impl Scope<'_> {
             match connected {
                 Some(input) => self.join(decl, input, *port, &mut wires, found),
                 None if port.optional || misspelt.contains(&port.name) => {}
-                None => found.push(self.missing_input(decl, *port)),
+                None => {
+                    let error = self.missing_input(decl, *port, found);
+                    found.push(error);
+                }
             }
         }
         for input in &decl.inputs {
@@ -137,7 +140,8 @@ impl Scope<'_> {
         }
         for word in &input.from {
             let Some((from, output)) = self.split(word) else {
-                found.push(self.unknown_stage(word));
+                let error = self.unknown_stage(word, found);
+                found.push(error);
                 continue;
             };
             let producer = &self.stages[from.index()];
@@ -149,7 +153,7 @@ impl Scope<'_> {
         }
     }
 
-    fn missing_input(&self, decl: &StageDecl, port: Port) -> Diagnostic {
+    fn missing_input(&self, decl: &StageDecl, port: Port, found: &[Diagnostic]) -> Diagnostic {
         let offers = self.stages.iter().filter(|other| {
             other.name != decl.name
                 && self
@@ -157,13 +161,17 @@ impl Scope<'_> {
                     .get(&other.kind.text)
                     .is_some_and(|kind| kind.outputs(other).iter().any(|out| out.ty == port.ty))
         });
-        let offers: Vec<&str> = offers.map(|other| other.name.name.as_str()).take(5).collect();
+        let searched = if found.len() < MAX_SUGGESTIONS { usize::MAX } else { 0 };
+        let offers: Vec<&str> = offers.take(searched).map(|other| other.name.name.as_str()).take(5).collect();
         let error = Diagnostic::error(
             "plan::missing-input",
             format!("`{}` needs an input `{}`: {}", decl.origin, port.name, port.about),
         )
         .label(decl.name.span, format!("kind `{}` cannot run without it", decl.kind.text));
         match offers.first() {
+            _ if found.len() >= MAX_SUGGESTIONS => {
+                error.help(format!("add `inputs = {{ {} = \"STAGE\" }}`", port.name))
+            }
             Some(first) => error.help(format!(
                 "add `inputs = {{ {} = \"{first}\" }}`{}",
                 port.name,
@@ -178,11 +186,14 @@ impl Scope<'_> {
         }
     }
 
-    fn unknown_stage(&self, word: &Word) -> Diagnostic {
+    fn unknown_stage(&self, word: &Word, found: &[Diagnostic]) -> Diagnostic {
         let (stage, _) = word.reference();
-        let names: Vec<&str> = self.stages.iter().map(|decl| decl.name.name.as_str()).collect();
         let error = Diagnostic::error("plan::unknown-stage", format!("there is no stage `{stage}`"))
             .label(word.span, "not a stage of this manifest");
+        if found.len() >= MAX_SUGGESTIONS {
+            return error.help("check the spelling");
+        }
+        let names: Vec<&str> = self.stages.iter().map(|decl| decl.name.name.as_str()).collect();
         match nearest(stage, names.iter().copied()) {
             Some(name) => error.help(format!("did you mean `{name}`?")),
             None => error.help(format!("stages: {}", list(&names))),

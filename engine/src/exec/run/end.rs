@@ -21,8 +21,9 @@ use crate::{
 
 impl Run<'_, '_> {
     pub(super) fn take_end(&mut self, id: NodeId, ended: Ended) -> Result<(), RunError> {
-        if let Some(started) = self.untold_starts.remove(&id) {
-            self.emit(started);
+        // A good end is told once it is durable, and after those that it builds on: its start waits with it.
+        if !matches!(ended.ending, Ending::Finished(_)) {
+            self.tell_start(id);
         }
         let Some(mut running) = self.running.remove(&id) else { return Ok(()) };
         self.executor.ended(id);
@@ -136,6 +137,7 @@ impl Run<'_, '_> {
         running: &RunningAttempt,
         failure: Failure,
     ) -> Result<(), RunError> {
+        self.tell_start(id);
         let outcome = if running.timed_out { Outcome::TimedOut } else { Outcome::Failed };
         self.commit(id, ended, running, outcome, Some(failure.message.clone()))?;
         let node = self.plan.node(id);
@@ -222,15 +224,21 @@ impl Run<'_, '_> {
                 let _ = fs_err::remove_dir_all(self.store.checkpoints_dir(&key.0));
             }
             let node = self.plan.node(id).name.clone();
+            self.tell_start(id);
             self.emit(RunEvent::Finished { node, seconds, figures, same_outputs });
         }
         let ready = |id: &NodeId| !self.plan.node(*id).needs().any(|needed| self.uncommitted.contains(&needed));
         let tellable: Vec<NodeId> = self.untold_starts.keys().copied().filter(ready).collect();
         for id in tellable {
-            if let Some(started) = self.untold_starts.remove(&id) {
-                self.emit(started);
-            }
+            self.tell_start(id);
         }
         Ok(())
+    }
+
+    /// Tells that a node has started, if nobody was told yet.
+    pub(super) fn tell_start(&mut self, id: NodeId) {
+        if let Some(started) = self.untold_starts.remove(&id) {
+            self.emit(started);
+        }
     }
 }

@@ -115,7 +115,9 @@ pub fn run(
                 None if plan.nodes.iter().any(|node| node.devices() > 0) => slots::machine_devices().len().max(1),
                 None => 1,
             };
-            Box::new(Local::new(Arc::clone(store), options.program.clone(), (options.jobs, devices), tell_loop))
+            let (threads, memory) = (options.jobs.max(1), options.memory);
+            let capacity = Amount { threads, memory, devices, pinned: None };
+            Box::new(Local::new(Arc::clone(store), options.program.clone(), capacity, tell_loop))
         }
         ExecutorChoice::Slurm(choice) => {
             Box::new(Slurm::new(Arc::clone(store), options.program.clone(), choice.clone(), tell_loop))

@@ -62,9 +62,7 @@ impl Run<'_, '_> {
                 continue;
             };
             self.running.remove(&id);
-            if let Some(started) = self.untold_starts.remove(&id) {
-                self.emit(started);
-            }
+            self.tell_start(id);
             self.cancel(id)?;
             let node = self.plan.node(id).name.clone();
             self.emit(RunEvent::Left { node, job });
