@@ -18,7 +18,7 @@ use crate::digest::Digest;
 use crate::error::{IoContext as _, Result};
 use crate::layout::unique_sibling;
 use crate::lock::exclude_runs;
-use crate::object::{ObjectKind, remove};
+use crate::object::{ObjectKind, ObjectRef, remove};
 use crate::store::Store;
 
 /// Temporary files younger than this may belong to a command that is not a run.
@@ -34,6 +34,10 @@ pub struct GcPolicy {
     pub keep_since: Option<i64>,
     /// Keep what these runs used or made (ids, prefixes or `latest`).
     pub keep_runs: Vec<String>,
+    /// Keep these whatever the rules say: inputs and outputs of work that goes on elsewhere. No rule by itself.
+    pub keep_objects: Vec<ObjectRef>,
+    /// Keep the checkpoints of these keys whatever the rules say.
+    pub keep_checkpoints: Vec<Digest>,
 }
 
 /// What was removed, or would be.
@@ -82,7 +86,8 @@ impl Store {
             Some(exclude_runs(&self.layout)?)
         };
         let kept_keys = if policy.has_rules() { Some(self.kept_keys(policy)?) } else { None };
-        let kept = self.kept_objects(kept_keys.as_ref())?;
+        let mut kept = self.kept_objects(kept_keys.as_ref())?;
+        kept.extend(policy.keep_objects.iter().map(|object| (object.kind, object.digest)));
         let mut report = GcReport::default();
         let (found, temporary) = self.found_objects()?;
         for found in found {
@@ -102,7 +107,7 @@ impl Store {
         for entry in entries(&self.layout.folder("checkpoints"))? {
             let Ok(key) = entry.file_name().parse::<Digest>() else { continue };
             let wanted = kept_keys.as_ref().is_none_or(|keys| keys.contains(&key)) && !self.has_good_record(&key)?;
-            if !wanted {
+            if !wanted && !policy.keep_checkpoints.contains(&key) {
                 report.checkpoints.push(Leftover { path: entry.path().to_owned(), bytes: size_of(entry.path()) });
             }
         }

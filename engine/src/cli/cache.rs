@@ -7,7 +7,10 @@ use super::{
     exit::{Exit, Failure},
     output, project,
 };
-use crate::report::figures::{bytes, count};
+use crate::{
+    exec::slurm,
+    report::figures::{bytes, count},
+};
 
 pub(super) fn cache(global: &Global, args: &args::Cache) -> Result<Exit, Failure> {
     match &args.what {
@@ -83,12 +86,18 @@ fn days_ago(days: u32) -> i64 {
 
 fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
     let store = project::existing_store(global, None)?;
-    let policy = GcPolicy {
+    let mut policy = GcPolicy {
         keep_last_runs: args.keep_last,
         keep_since: args.keep_days.map(days_ago),
         keep_runs: args.keep_run.clone(),
+        ..GcPolicy::default()
     };
+    // Jobs on a cluster may go on though no run does: what they need stays.
+    let jobs = slurm::sweep(&store, &mut policy)?;
     let report = store.gc(&policy, !args.yes)?;
+    if args.yes {
+        jobs.remove(&store)?;
+    }
     let would = if args.yes { "" } else { "would be " };
     let parts = [
         ("outputs", &report.objects),
@@ -97,6 +106,15 @@ fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
         ("damaged", &report.damaged),
     ];
     let mut text = String::new();
+    if !jobs.over.is_empty() || jobs.kept > 0 {
+        let size = jobs.over.iter().map(|leftover| leftover.bytes).sum();
+        text.push_str(&format!(
+            "jobs that are over: {} {would}removed, {}; {} kept for what goes on\n",
+            jobs.over.len(),
+            bytes(size),
+            jobs.kept
+        ));
+    }
     for (name, part) in parts {
         let size = part.iter().map(|leftover| leftover.bytes).sum();
         text.push_str(&format!("{name}: {} {would}removed, {}\n", part.len(), bytes(size)));
