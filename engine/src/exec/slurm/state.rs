@@ -198,7 +198,13 @@ pub(super) enum Refusal {
 /// Reads the error text of `sbatch`.
 pub(super) fn refusal(text: &str) -> Refusal {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let text_only = || text.trim().trim_start_matches("sbatch: error: ").to_owned();
+    let text_only = || {
+        let bare = |line: &str| {
+            let line = line.trim().trim_start_matches("sbatch: error: ").trim_start_matches("sbatch: fatal: ");
+            line.trim_start_matches("Batch job submission failed: ").to_owned()
+        };
+        text.lines().map(bare).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    };
     if says(&["cannot be started"]) {
         return Refusal::Never(Failure {
             message: format!("Slurm is not installed here: {}", text_only()),
@@ -248,7 +254,11 @@ pub(super) fn refusal(text: &str) -> Refusal {
     } else if says(&["ccount", "QOS", "qos"]) {
         ("`sacctmgr show associations user=$USER` lists what you may use: correct `account` or `qos`", None)
     } else if says(&["CPU count", "node configuration", "Requested node"]) {
-        ("lower `resources.threads`, or name a partition with larger nodes", Some("resources"))
+        (
+            "no node of the partition has so many threads or GPUs: lower `resources.threads` or `resources.device`, or name \
+             another partition (`sinfo -o '%P %c %m %G'` lists what nodes have)",
+            Some("resources"),
+        )
     } else {
         ("`sepia plan --executor slurm` prints the sbatch line: try it by hand", None)
     };
@@ -379,9 +389,13 @@ mod tests {
             sbatch: error: Batch job submission failed: Protocol authentication error\n";
         let Refusal::Access(failure) = refusal(without_munge) else { unreachable!("nothing was submitted") };
         assert!(failure.message.contains("Failed to access") && failure.help.unwrap().contains("munged"));
-        let Refusal::Never(failure) = refusal("Memory specification can not be satisfied") else {
-            unreachable!("too much memory is final")
-        };
+        let two_lines = "sbatch: error: Memory specification can not be satisfied\n\
+            sbatch: error: Batch job submission failed: Requested node configuration is not available\n";
+        let Refusal::Never(failure) = refusal(two_lines) else { unreachable!("too much memory is final") };
+        assert_eq!(
+            failure.message,
+            "Slurm refused the job: Memory specification can not be satisfied; Requested node configuration is not available"
+        );
         assert_eq!(failure.param.as_deref(), Some("resources"));
     }
 }

@@ -155,7 +155,7 @@ impl Slurm {
         }
         let mut failure = state::failure(over, &job, step);
         if over == Over::Launch {
-            let (seen, program) = (&folder.path, self.program.display());
+            let (seen, program) = (self.store.root(), self.program.display());
             failure.help = Some(format!(
                 "all nodes must see the store and this program under the same paths: `srun ls -ld {seen} {program}` shows what \
                  a node sees"
