@@ -94,6 +94,10 @@ pub(super) fn life(line: &JobLine, own_uid: u32) -> Life {
         // An administrator who drains a node cancels for no fault of the stage's.
         "CANCELLED" if line.reason == "by 0" && own_uid != 0 => Life::Over(Over::Lost),
         "CANCELLED" => Life::Over(Over::Cancelled),
+        // Slurm gave up on starting it, and would hold it in the queue until an administrator releases it.
+        "PENDING" if line.reason.replace('_', " ").starts_with("launch failed requeued held") => {
+            Life::Over(Over::Launch)
+        }
         "NODE_FAIL" | "BOOT_FAIL" | "PREEMPTED" | "REVOKED" => Life::Over(Over::Lost),
         _ => Life::Alive,
     }
@@ -327,6 +331,8 @@ mod tests {
         for alive in ["PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "A_NEW_WORD"] {
             assert_eq!(meaning(alive), Life::Alive);
         }
+        let held = line("PENDING", "launch failed requeued held");
+        assert_eq!(life(&held, 1000), Life::Over(Over::Launch));
         assert_eq!(life(&line("CANCELLED", "by 0"), 1000), Life::Over(Over::Lost));
         assert_eq!(life(&line("CANCELLED", "by 1000"), 1000), Life::Over(Over::Cancelled));
         assert_eq!(life(&line("CANCELLED", "by 0"), 0), Life::Over(Over::Cancelled));

@@ -149,6 +149,10 @@ impl Slurm {
                     _ => "was lost by the cluster",
                 };
                 self.warn(&[node], &format!("job {job} {what}{on}: submitting it again"));
+                // Whatever Slurm may still do with it, the task has another job.
+                if let Some(batch) = self.batches.get_mut(name) {
+                    batch.to_cancel = true;
+                }
                 self.submit_again(node);
                 return Ok(());
             }
