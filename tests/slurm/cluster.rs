@@ -49,13 +49,13 @@ impl Cluster {
         assert!(up.status.success(), "Slurm is installed and does not start:\n{err}");
         // It goes with this process, however that ends.
         let watch = format!(
-            "while kill -0 {} 2>/dev/null; do sleep 1; done; '{}' --dir '{}'",
+            "(while kill -0 {} 2>/dev/null; do sleep 1; done; '{}' --dir '{}') &",
             std::process::id(),
             services.join("slurm-down.sh").display(),
             folder.display()
         );
         let mut watcher = Command::new("sh");
-        watcher.args(["-c", &watch]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        watcher.args(["-c", &watch]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         Some(Self { folder })
     }
 
