@@ -9,7 +9,7 @@
 //! - A task runs in at most one job, whatever is submitted twice: a job must claim it, and so must a run that gives it up.
 //! - No stage waits for a job that Slurm has forgotten: a job that is over, or unknown, and has left no result within the
 //!   grace of the file system, is decided by what Slurm said of it last.
-//! - What the cluster lost is submitted again outside the author's `retries`, a few times.
+//! - What the cluster lost, or killed without a word, is submitted again outside the author's `retries`, a few times.
 //! - Dependencies are Sepia's affair: a job is submitted when its inputs are in the store, never with `--dependency` (Slurm
 //!   takes a dependency on a job that it has forgotten for fulfilled).
 
