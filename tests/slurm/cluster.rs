@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
@@ -55,6 +56,8 @@ impl Cluster {
             folder.display()
         );
         let mut watcher = Command::new("sh");
+        // A group of its own: Ctrl-C ends the tests, and not the one that cleans up after them.
+        watcher.process_group(0);
         watcher.args(["-c", &watch]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         Some(Self { folder })
     }

@@ -28,10 +28,12 @@ fn a_lost_node_and_a_restarted_controller_cost_time_only() {
     cluster.end_daemon(&format!("slurmd.{node}"), Signal::KILL);
     wait_during(&mut run, || cluster.jobs(&project).iter().any(|job| job.contains("|PENDING|")));
     let job = cluster.jobs(&project)[0].split('|').next().unwrap().to_owned();
-    // The node comes back, and kills the first copy. If the job starts there meanwhile, Slurm calls it failed: then it
-    // is submitted again.
+    // The node comes back, and kills the first copy. Slurm muddles a job that starts there before that is done: it calls it
+    // failed, or takes it to be running until the node's next report, minutes later.
     cluster.slurm(&["slurmd", "-N", &node]);
     cluster.slurm(&["scontrol", "update", &format!("nodename={node}"), "state=resume"]);
+    let first = std::fs::read_to_string(project.path("a.began")).unwrap().lines().next().unwrap().to_owned();
+    wait_during(&mut run, || !std::path::Path::new("/proc").join(&first).exists());
     wait_during(&mut run, || {
         // Slurm would wait two minutes.
         cluster.slurm(&["scontrol", "update", &format!("jobid={job}"), "StartTime=now"]);
