@@ -34,12 +34,20 @@ manifest "$CELLS" "sleep $SECONDS_EACH; echo \${params.n} > out" > m.toml
 : > calls
 t=$(now); "$SEPIA" -q run m.toml --executor slurm; own=$(echo "$(now) - $t" | bc)
 closest=$(grep -E 'squeue|sacct|scontrol' calls | awk 'NR > 1 { gap = $1 - last; if (min == "" || gap < min) min = gap } { last = $1 } END { print min == "" ? "-" : min }')
-echo "bare array of $CELLS: $bare s; sepia: $own s; overhead $(echo "scale=1; 100 * ($own - $bare) / $bare" | bc) %"
-echo "sbatch: $(grep -c sbatch calls) calls; queries: $(grep -cE 'squeue|sacct|scontrol' calls), the closest two $closest s apart"
+overhead=$(echo "scale=1; 100 * ($own - $bare) / $bare" | bc)
+echo "bare array of $CELLS x $SECONDS_EACH s: $bare s; sepia: $own s; overhead $overhead %"
+echo "sbatch: $(grep -c sbatch calls) calls; questions: $(grep -cE 'squeue|sacct|scontrol' calls), the closest two $closest s apart"
 
 manifest 1000 'echo ${params.n} > out' > cached.toml
 "$SEPIA" -q run cached.toml --executor local
 : > calls
 t=$(now); "$SEPIA" -q run cached.toml --executor slurm; cached=$(echo "$(now) - $t" | bc)
-echo "1000 cached stages: $(wc -l < calls) calls of Slurm, $cached s"
-rm -rf "$WORK"
+calls=$(wc -l < calls)
+echo "1000 cached stages: $calls calls of Slurm, $cached s"
+cd /; rm -rf "$WORK"
+missed=0
+bar() { [ "$(echo "$2" | bc)" = 1 ] || { echo "MISSED: $1"; missed=1; }; }
+bar "overhead under 20 %" "$overhead < 20"
+[ "$closest" = - ] || bar "at most one question in 2 s" "$closest >= 2"
+bar "1000 cached stages submit nothing" "$calls == 0"
+exit $missed

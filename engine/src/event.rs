@@ -81,6 +81,13 @@ pub enum RunEvent {
         /// The line.
         text: String,
     },
+    /// Something that people should know at once, though the attempt goes on: a cluster that does not answer.
+    Warning {
+        /// Node.
+        node: String,
+        /// What it is.
+        text: String,
+    },
     /// Its outputs are in the store and its record is durable.
     Finished {
         /// Node.

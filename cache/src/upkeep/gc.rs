@@ -18,7 +18,7 @@ use crate::digest::Digest;
 use crate::error::{IoContext as _, Result};
 use crate::layout::unique_sibling;
 use crate::lock::exclude_runs;
-use crate::object::{ObjectKind, remove};
+use crate::object::{ObjectKind, ObjectRef, remove};
 use crate::store::Store;
 
 /// Temporary files younger than this may belong to a command that is not a run.
@@ -39,6 +39,10 @@ pub struct GcPolicy {
     /// Remove what was used least recently until all outputs together are no larger than this, in bytes. The rules above
     /// say what is kept in any case.
     pub max_bytes: Option<u64>,
+    /// Keep these whatever the rules say: inputs and outputs of work that goes on elsewhere. No rule by itself.
+    pub keep_objects: Vec<ObjectRef>,
+    /// Keep the checkpoints of these keys whatever the rules say.
+    pub keep_checkpoints: Vec<Digest>,
 }
 
 /// What was removed, or would be.
@@ -112,7 +116,11 @@ impl Store {
             self.writable("clean", self.root())?;
             Some(exclude_runs(&self.layout)?)
         };
-        let choice = self.choose(policy)?;
+        let mut choice = self.choose(policy)?;
+        if !policy.keep_objects.is_empty() {
+            let objects = policy.keep_objects.iter().map(|object| (object.kind, object.digest));
+            choice.must.get_or_insert_default().extend(objects);
+        }
         let mut report = GcReport::default();
         let (found, temporary) = self.found_objects()?;
         let mut kept: Vec<((ObjectKind, Digest), Leftover)> = Vec::new();
@@ -146,7 +154,7 @@ impl Store {
         for entry in entries(&self.layout.folder("checkpoints"))? {
             let Ok(key) = entry.file_name().parse::<Digest>() else { continue };
             let wanted = choice.keeps_key(&key) && !self.has_good_record(&key)?;
-            if !wanted {
+            if !wanted && !policy.keep_checkpoints.contains(&key) {
                 report.checkpoints.push(Leftover { path: entry.path().to_owned(), bytes: size_of(entry.path()) });
             }
         }

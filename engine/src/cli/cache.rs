@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     diagnostic::nearest,
+    exec::slurm,
     report::figures::{bytes, count},
     wildcard,
 };
@@ -110,14 +111,20 @@ fn tagged(tags: &BTreeMap<String, String>, wanted: &[String]) -> Result<BTreeSet
 fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
     let store = project::existing_store(global, None)?;
     let tagged = tagged(&store.tags()?, &args.keep_tag)?;
-    let policy = GcPolicy {
+    let mut policy = GcPolicy {
         keep_last_runs: args.keep_last,
         keep_since: args.keep_days.map(days_ago),
         keep_runs: args.keep_run.iter().cloned().chain(tagged).collect(),
         remove_runs: args.run.clone(),
         max_bytes: args.max_size,
+        ..GcPolicy::default()
     };
+    // Jobs on a cluster may go on though no run does: what they need stays.
+    let jobs = slurm::sweep(&store, &mut policy)?;
     let report = store.gc(&policy, !args.yes)?;
+    if args.yes {
+        jobs.remove(&store)?;
+    }
     let would = if args.yes { "" } else { "would be " };
     let parts = [
         ("outputs", &report.objects),
@@ -127,6 +134,15 @@ fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
         ("files from URLs", &report.downloads),
     ];
     let mut text = String::new();
+    if !jobs.over.is_empty() || jobs.kept > 0 {
+        let size = jobs.over.iter().map(|leftover| leftover.bytes).sum();
+        text.push_str(&format!(
+            "jobs that are over: {} {would}removed, {}; {} kept for what goes on\n",
+            jobs.over.len(),
+            bytes(size),
+            jobs.kept
+        ));
+    }
     for (name, part) in parts {
         let size = part.iter().map(|leftover| leftover.bytes).sum();
         text.push_str(&format!("{name}: {} {would}removed, {}\n", part.len(), bytes(size)));

@@ -5,6 +5,9 @@
 //! with everything that is to be recorded. [`local`](super::local) runs attempts as children of this process,
 //! [`slurm`](super::slurm) as jobs of a cluster; nothing else of the engine knows which. To add one, implement this trait
 //! and give it a variant of [`ExecutorChoice`](super::options::ExecutorChoice).
+//!
+//! There is none for HyperQueue: its program `hq` is in no package registry (PyPI has a Python module only, crates.io
+//! nothing), so it could not be tested; inside one allocation, `pack` and `at_once` of Slurm's options do what it is for.
 
 use camino::Utf8PathBuf;
 

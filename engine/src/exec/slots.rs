@@ -148,7 +148,7 @@ pub(crate) fn devices_mark() -> Vec<String> {
 }
 
 /// What tells a CUDA program which GPUs are its own.
-const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+pub(super) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// Shows a child the devices that it was granted, if any; numbers count as NVIDIA's driver lists them.
 pub(super) fn own_devices(command: &mut std::process::Command, visible: &str) {

@@ -40,6 +40,10 @@ pub(super) enum Report {
     Note {
         text: String,
     },
+    /// People should know it at once, though the attempt goes on. Executors say it; stages do not.
+    Warning {
+        text: String,
+    },
     Resumed {
         step: u64,
     },

@@ -179,6 +179,7 @@ impl<W: Write> Listener for Terminal<W> {
             RunEvent::Progress { node, progress } => self.progress(node, progress),
             RunEvent::Note { node, text } if self.options.verbose => self.line(DIM, "Note", &format!("{node}: {text}")),
             RunEvent::Note { .. } => {}
+            RunEvent::Warning { node, text } => self.line(WARN, "Warning", &format!("{node}: {text}")),
             RunEvent::Finished { node, seconds, figures, same_outputs } => {
                 self.drop_bar(node);
                 let figures: Vec<String> =

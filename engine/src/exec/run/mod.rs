@@ -275,6 +275,7 @@ impl Run<'_, '_> {
         let event = match report {
             Report::Progress(progress) => RunEvent::Progress { node, progress },
             Report::Note { text } => RunEvent::Note { node, text },
+            Report::Warning { text } => RunEvent::Warning { node, text },
             Report::Resumed { step } => RunEvent::Resumed { node, step },
             Report::Checkpoint { step } => RunEvent::Checkpoint { node, step },
             Report::Done | Report::Stopped { .. } | Report::Failed { .. } => return,

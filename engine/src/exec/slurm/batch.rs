@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, time::Instant};
 use sepia_cache::Digest;
 
 use super::{
-    GATHER, REFUSED, Slurm, Task,
+    GATHER, REFUSED, Slurm,
     client::Request,
-    files::{self, Folder, Shape, TaskOrder},
+    files::{Folder, Shape},
     options::SlurmOptions,
+    order::TaskOrder,
+    pointer,
     state::JobLine,
+    task::Task,
 };
 use crate::{
     graph::NodeId,
@@ -141,6 +144,9 @@ impl Slurm {
         if !gathered || self.refused.is_some_and(|when| when.elapsed() < REFUSED) {
             return Ok(());
         }
+        if self.limits.is_none() {
+            return self.ask_limits();
+        }
         let mut kinds: BTreeMap<Kind, Vec<NodeId>> = BTreeMap::new();
         for node in waiting {
             kinds.entry(self.kind_of(&self.tasks[&node])).or_default().push(node);
@@ -174,7 +180,6 @@ impl Slurm {
         let mut numbers = 0..nodes.len();
         let shape = Shape {
             store: self.store.root().to_owned(),
-            run: origin.to_owned(),
             groups: groups.iter().map(|group| numbers.by_ref().take(group.len()).collect()).collect(),
             at_once,
         };
@@ -189,7 +194,7 @@ impl Slurm {
             if let Some(parent) = task.attempt.log.parent() {
                 fs_err::create_dir_all(parent)?;
             }
-            files::set_pointer(&self.jobs, &task.attempt.key.0, &name, n)?;
+            pointer::set_pointer(&self.jobs, &task.attempt.key.0, &name, n)?;
             task.place = Some((name.clone(), n));
         }
         let escaped = folder.path.as_str().replace('%', "%%");
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn of_two_jobs_of_one_name_the_living_one_counts() {
-        let shape = Shape { store: "s".into(), run: "r".into(), groups: vec![vec![0]], at_once: 1 };
+        let shape = Shape { store: "s".into(), groups: vec![vec![0]], at_once: 1 };
         let mut batch = Batch::new(Folder { path: "/x/sepia-1".into() }, shape);
         let line = |job: &str, state: &str| JobLine {
             name: "sepia-1".into(),

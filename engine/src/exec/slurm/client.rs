@@ -15,6 +15,7 @@ use camino::Utf8PathBuf;
 
 use super::{
     files,
+    limits::Limits,
     state::{self, JobLine, Refusal},
 };
 
@@ -24,6 +25,8 @@ pub(super) const SHORTEST: Duration = Duration::from_secs(2);
 /// What to do.
 #[derive(Debug)]
 pub(super) enum Request {
+    /// Asks for the cluster's own limits: once, before the first submission.
+    Limits,
     /// Submits a batch that is written to its folder.
     Submit { batch: String, folder: Utf8PathBuf, arguments: Vec<String> },
     /// Asks for all jobs of these names, wherever they are in their lives.
@@ -37,6 +40,8 @@ pub(super) enum Request {
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Response {
+    /// Slurm's defaults, if it did not answer.
+    Limits(Limits),
     Submitted {
         batch: String,
         result: Result<String, Refusal>,
@@ -91,6 +96,10 @@ impl Client {
 
 fn perform(request: Request) -> Option<Response> {
     match request {
+        Request::Limits => {
+            let text = call("scontrol", &["show", "config"]).unwrap_or_default();
+            Some(Response::Limits(Limits::of(&text)))
+        }
         Request::Submit { batch, folder, arguments } => {
             let result = submit(&arguments).inspect(|job| {
                 // If this cannot be written, the job is found by its name.
@@ -99,9 +108,7 @@ fn perform(request: Request) -> Option<Response> {
             Some(Response::Submitted { batch, result })
         }
         Request::Query { names } => {
-            let list = names.join(",");
-            let arguments = ["-h", "-r", "-t", "all", "-n", &list, "-o", state::FORMAT];
-            let result = call("squeue", &arguments).map(|text| state::parse(&text));
+            let result = query(&names);
             Some(Response::Queried { names, result })
         }
         Request::Account { names } => {
@@ -115,6 +122,12 @@ fn perform(request: Request) -> Option<Response> {
             None
         }
     }
+}
+
+/// All jobs of these names that the queue knows.
+pub(super) fn query(names: &[String]) -> Result<Vec<JobLine>, String> {
+    let arguments = ["-h", "-r", "-t", "all", "-n", &names.join(","), "-o", state::FORMAT];
+    call("squeue", &arguments).map(|text| state::parse(&text))
 }
 
 /// Cancels jobs with one call. One that has ended cannot be cancelled, which is as well.

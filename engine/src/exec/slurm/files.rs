@@ -32,19 +32,11 @@ use std::{
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{Digest, ObjectRef, Store};
+use sepia_cache::Store;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    event::Failure,
-    exec::{
-        attempt::{Attempt, Ended, Ending},
-        child::Usage,
-        worker::Report,
-    },
-    graph::NodeId,
-    stage::{Job, MetricPoint, parse_metrics},
-};
+use super::order::{EndRecord, TaskOrder};
+use crate::exec::worker::Report;
 
 pub(super) const JOB: &str = "job";
 
@@ -88,137 +80,10 @@ fn beside(path: &Utf8Path) -> Utf8PathBuf {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) store: Utf8PathBuf,
-    /// The run that made it.
-    pub(super) run: String,
     /// The numbers of the tasks of each job.
     pub(super) groups: Vec<Vec<usize>>,
     pub(super) at_once: usize,
 }
-
-/// All that a job needs to run a task: an [`Attempt`] as data.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct TaskOrder {
-    pub(super) node: String,
-    pub(super) kind: String,
-    pub(super) version: u32,
-    pub(super) key: String,
-    pub(super) params: serde_json::Value,
-    pub(super) knobs: serde_json::Value,
-    pub(super) job: Job,
-    pub(super) inputs: Vec<ObjectRef>,
-    pub(super) output_ports: Vec<String>,
-    pub(super) log: Utf8PathBuf,
-    pub(super) timeout: Option<f64>,
-}
-
-impl TaskOrder {
-    pub(super) fn of(attempt: &Attempt) -> Self {
-        Self {
-            node: attempt.decl.name.name.clone(),
-            kind: attempt.entry.kind.to_owned(),
-            version: attempt.entry.version,
-            key: attempt.key.to_string(),
-            params: attempt.params.clone(),
-            knobs: attempt.knobs.clone(),
-            job: attempt.job.clone(),
-            inputs: attempt.inputs.iter().map(|(_, object)| *object).collect(),
-            output_ports: attempt.output_ports.clone(),
-            log: attempt.log.clone(),
-            timeout: attempt.decl.timeout,
-        }
-    }
-}
-
-/// How one start of a task ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct EndRecord {
-    pub(super) ending: TaskEnd,
-    /// The lines of the metrics file: text, because it keeps what JSON cannot, NaN and infinities.
-    pub(super) metrics: String,
-    pub(super) cpu_seconds: f64,
-    pub(super) peak_memory_bytes: u64,
-    pub(super) seconds: f64,
-    pub(super) started_at: i64,
-    pub(super) job: String,
-    /// The machine that it ran on.
-    pub(super) machine: serde_json::Map<String, serde_json::Value>,
-    /// The child was ended from outside, by SIGKILL or SIGTERM, which is how limits are enforced: Slurm knows more.
-    pub(super) killed: bool,
-}
-
-/// The part of an [`Ending`] that is data.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum TaskEnd {
-    Finished {
-        outputs: Vec<(String, ObjectRef)>,
-    },
-    Failed {
-        failure: Failure,
-    },
-    /// At its own time-out.
-    TimedOut {
-        step: Option<u64>,
-    },
-    /// Slurm ended the job: it says why.
-    Interrupted {
-        step: u64,
-    },
-    /// The input of this place in the order is damaged.
-    Damaged {
-        input: usize,
-        what: String,
-    },
-}
-
-impl TaskEnd {
-    /// Whether it stands, whatever becomes of the job.
-    pub(super) fn counts(&self) -> bool {
-        !matches!(self, Self::Interrupted { .. })
-    }
-}
-
-impl EndRecord {
-    /// What the loop of the run is told. `inputs` are those of the attempt.
-    pub(super) fn into_ended(self, inputs: &[(NodeId, ObjectRef)], log: &Utf8Path) -> Ended {
-        let mut timed_out = false;
-        let ending = match self.ending {
-            TaskEnd::Finished { outputs } => Ending::Finished(outputs),
-            TaskEnd::Failed { failure } => Ending::Failed(failure),
-            TaskEnd::TimedOut { step } => {
-                timed_out = true;
-                step.map_or_else(Ending::default, |step| Ending::Stopped { step })
-            }
-            TaskEnd::Interrupted { step } => Ending::Stopped { step },
-            TaskEnd::Damaged { input, what } => match inputs.get(input) {
-                Some((producer, object)) => Ending::Damaged { producer: *producer, object: *object, what },
-                None => Ending::Failed(Failure { message: what, ..Failure::default() }),
-            },
-        };
-        let mut provenance = self.machine;
-        for (name, value) in [("executor", "slurm"), ("job", self.job.as_str()), ("log", log.as_str())] {
-            provenance.insert(name.to_owned(), value.into());
-        }
-        Ended {
-            ending,
-            metrics: parse_metrics(&self.metrics),
-            usage: Usage {
-                cpu_seconds: self.cpu_seconds,
-                peak_memory_bytes: self.peak_memory_bytes,
-                killed: self.killed,
-            },
-            seconds: self.seconds,
-            timed_out,
-            started_at: Some(self.started_at),
-            provenance,
-        }
-    }
-
-    pub(super) fn metrics_text(points: &[MetricPoint]) -> String {
-        points.iter().map(MetricPoint::to_line).collect()
-    }
-}
-
 /// One batch on the disk.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
@@ -276,6 +141,11 @@ impl Folder {
     pub(super) fn claim(&self, n: usize, who: &str) -> std::io::Result<String> {
         let path = self.status(&format!("{n}.claim"));
         if write_first(&path, who.as_bytes())? { Ok(who.to_owned()) } else { fs_err::read_to_string(path) }
+    }
+
+    /// Who has a task.
+    pub(super) fn claimant(&self, n: usize) -> Option<String> {
+        fs_err::read_to_string(self.status(&format!("{n}.claim"))).ok()
     }
 
     pub(super) fn begin(&self, n: usize, restart: u32, host: &str) -> std::io::Result<()> {
@@ -372,38 +242,6 @@ impl Folder {
         let _ = fs_err::remove_dir_all(&self.path);
     }
 }
-
-/// Which task computes a key.
-pub(super) fn pointer(jobs: &Utf8Path, key: &Digest) -> Option<(String, usize)> {
-    let text = fs_err::read_to_string(pointer_path(jobs, key)).ok()?;
-    let (batch, n) = text.trim().split_once(' ')?;
-    Some((batch.to_owned(), n.parse().ok()?))
-}
-
-pub(super) fn set_pointer(jobs: &Utf8Path, key: &Digest, batch: &str, n: usize) -> std::io::Result<()> {
-    write_whole(&pointer_path(jobs, key), format!("{batch} {n}\n").as_bytes())
-}
-
-/// Removes the pointer of a key, if it is still the one to this task.
-pub(super) fn drop_pointer(jobs: &Utf8Path, key: &Digest, batch: &str, n: usize) {
-    if pointer(jobs, key).is_some_and(|there| there.0 == batch && there.1 == n) {
-        let _ = fs_err::remove_file(pointer_path(jobs, key));
-    }
-}
-
-fn pointer_path(jobs: &Utf8Path, key: &Digest) -> Utf8PathBuf {
-    jobs.join(format!("{key}.key"))
-}
-
-/// Whether a key is with a job that has not ended.
-pub(crate) fn is_under_way(store: &Store, key: &Digest) -> bool {
-    let jobs = jobs_dir(store);
-    pointer(&jobs, key).is_some_and(|(batch, n)| {
-        let folder = Folder::of(&jobs, &batch);
-        folder.path.is_dir() && !folder.is_done(n)
-    })
-}
-
 /// How long a missing file is not believed to be missing. Network file systems keep old listings for up to a minute.
 pub(super) fn grace(folder: &Utf8Path) -> Duration {
     const NETWORK: [u64; 6] = [0x6969, 0x0BD0_0BD0, 0x4750_4653, 0x1983_0326, 0xFF53_4D42, 0xFE53_4D42];
@@ -412,15 +250,15 @@ pub(super) fn grace(folder: &Utf8Path) -> Duration {
     let network = kind.is_ok_and(|kind| NETWORK.contains(&(kind as u64 & 0xFFFF_FFFF)));
     Duration::from_secs(if network { 60 } else { 2 })
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{event::Failure, exec::slurm::order::TaskEnd};
 
     fn folder() -> (tempfile::TempDir, Folder) {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::of(Utf8Path::from_path(dir.path()).unwrap(), "b");
-        let shape = Shape { store: "s".into(), run: "r".into(), groups: vec![vec![0, 1]], at_once: 1 };
+        let shape = Shape { store: "s".into(), groups: vec![vec![0, 1]], at_once: 1 };
         folder.write(&shape, &[], "").unwrap();
         (dir, folder)
     }
@@ -487,19 +325,6 @@ mod tests {
         assert!(folder.new_reports(0, 0, &mut from).is_empty());
         writeln!(file, "{}", &line[5..]).unwrap();
         assert_eq!(folder.new_reports(0, 0, &mut from).len(), 1);
-    }
-
-    #[test]
-    fn a_pointer_goes_only_with_its_own_task() {
-        let (dir, _) = folder();
-        let jobs = Utf8Path::from_path(dir.path()).unwrap();
-        let key = Digest::of_bytes(b"k");
-        set_pointer(jobs, &key, "b", 3).unwrap();
-        assert_eq!(pointer(jobs, &key), Some(("b".to_owned(), 3)));
-        drop_pointer(jobs, &key, "older", 3);
-        assert!(pointer(jobs, &key).is_some());
-        drop_pointer(jobs, &key, "b", 3);
-        assert!(pointer(jobs, &key).is_none());
     }
 
     #[test]

@@ -19,13 +19,17 @@ use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::Store;
 use serde_json::{Map, Value};
 
-use super::files::{EndRecord, Folder, TaskEnd, TaskOrder};
+use super::{
+    files::Folder,
+    order::{EndRecord, TaskEnd, TaskOrder},
+};
 use crate::{
     event::Failure,
     exec::{
         attempt::{Attempt, Control, Ended, Ending, Message},
         provenance,
         record::now_ms,
+        slots::VISIBLE,
     },
     graph::NodeId,
     key::StageKey,
@@ -33,6 +37,8 @@ use crate::{
     stage::Registry,
 };
 
+/// How the last words of a job begin that cannot read its orders or write its results.
+pub(super) const CANNOT_WORK: &str = "sepia: the job cannot work";
 /// How often the watch looks at its clocks.
 const TICK: Duration = Duration::from_millis(50);
 /// How often it looks whether another copy has published a result.
@@ -79,7 +85,7 @@ pub fn job(registry: Registry, folder: &Utf8Path) -> i32 {
         Ok(well) => i32::from(!well),
         Err(error) => {
             // Standard error is the job's output file, of which the submitting run shows the end.
-            let _ = writeln!(std::io::stderr(), "sepia: the job cannot work: {error}");
+            let _ = writeln!(std::io::stderr(), "{CANNOT_WORK}: {error}");
             1
         }
     }
@@ -114,23 +120,38 @@ fn run(registry: Registry, folder: &Utf8Path) -> std::io::Result<bool> {
     // It ends with the process.
     std::thread::spawn(move || watch(&watched));
     let well = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..shape.at_once.max(1)).map(|_| scope.spawn(|| work(&shared))).collect();
+        let at_once = shape.at_once.max(1);
+        let devices = variable(VISIBLE).unwrap_or_default();
+        let shared = &shared;
+        let begin = |slot| {
+            let visible = share_of(&devices, slot, at_once);
+            scope.spawn(move || work(shared, &visible))
+        };
+        let workers: Vec<_> = (0..at_once).map(begin).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(false))).collect::<std::io::Result<Vec<bool>>>()
     })?;
     Ok(well.into_iter().all(|well| well))
 }
 
+/// The devices of one of several tasks that share an allocation, of those that Slurm has granted to all of them.
+fn share_of(devices: &str, slot: usize, at_once: usize) -> String {
+    let all: Vec<&str> = devices.split(',').filter(|device| !device.is_empty()).collect();
+    let each = all.len() / at_once;
+    // Fewer than tasks: then they were not asked for, and everybody sees what there is.
+    if each == 0 { devices.to_owned() } else { all[slot * each..(slot + 1) * each].join(",") }
+}
+
 /// Runs tasks until none is left.
-fn work(shared: &Shared) -> std::io::Result<bool> {
+fn work(shared: &Shared, visible: &str) -> std::io::Result<bool> {
     let mut well = true;
     while !shared.stopping.load(Ordering::SeqCst) {
         let Some(n) = shared.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { break };
-        well &= task(shared, n)?;
+        well &= task(shared, n, visible)?;
     }
     Ok(well)
 }
 
-fn task(shared: &Shared, n: usize) -> std::io::Result<bool> {
+fn task(shared: &Shared, n: usize, visible: &str) -> std::io::Result<bool> {
     let folder = &shared.folder;
     if folder.is_done(n) || folder.claim(n, &shared.me)? != shared.me {
         return Ok(true);
@@ -148,7 +169,7 @@ fn task(shared: &Shared, n: usize) -> std::io::Result<bool> {
     };
     let control = running.control.clone();
     shared.running().insert(n, running);
-    let ended = match attempt(shared, n, &order) {
+    let ended = match attempt(shared, n, &order, visible) {
         Ok(attempt) => {
             let mut ended = Ended::default();
             let reports = Mutex::new(None);
@@ -220,7 +241,7 @@ fn machine_of(shared: &Shared, order: &TaskOrder) -> Map<String, Value> {
 }
 
 /// The order as an attempt in a folder of this start's own.
-fn attempt(shared: &Shared, n: usize, order: &TaskOrder) -> Result<Attempt, Failure> {
+fn attempt(shared: &Shared, n: usize, order: &TaskOrder, visible: &str) -> Result<Attempt, Failure> {
     let failure = |message: String, help: &str| Failure { message, help: Some(help.to_owned()), ..Failure::default() };
     let entry = shared.registry.get(&order.kind).filter(|entry| entry.version == order.version).ok_or_else(|| {
         let message = format!("the job's binary has no stage kind `{}` of version {}", order.kind, order.version);
@@ -251,8 +272,7 @@ fn attempt(shared: &Shared, n: usize, order: &TaskOrder) -> Result<Attempt, Fail
         output_ports: order.output_ports.clone(),
         folder,
         log: order.log.clone(),
-        // Slurm has set the variable.
-        visible: String::new(),
+        visible: visible.to_owned(),
         program: shared.program.clone(),
     })
 }
@@ -286,5 +306,18 @@ fn watch(shared: &Shared) {
                 running.control.kill();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share_of;
+
+    #[test]
+    fn devices_are_shared_out_evenly() {
+        assert_eq!((share_of("4,5,6,7", 0, 2), share_of("4,5,6,7", 1, 2)), ("4,5".to_owned(), "6,7".to_owned()));
+        assert_eq!(share_of("3", 0, 1), "3");
+        assert_eq!(share_of("", 1, 2), "");
+        assert_eq!(share_of("0", 1, 2), "0");
     }
 }

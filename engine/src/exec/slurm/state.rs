@@ -79,6 +79,8 @@ pub(super) enum Over {
     Cancelled,
     /// The cluster lost it: a node failed, or something more urgent came.
     Lost,
+    /// It failed on its node before its first line.
+    Launch,
 }
 
 /// Reads a state. What is not known counts as alive: a new word of Slurm's must not end a stage that runs.
@@ -92,6 +94,10 @@ pub(super) fn life(line: &JobLine, own_uid: u32) -> Life {
         // An administrator who drains a node cancels for no fault of the stage's.
         "CANCELLED" if line.reason == "by 0" && own_uid != 0 => Life::Over(Over::Lost),
         "CANCELLED" => Life::Over(Over::Cancelled),
+        // Slurm gave up on starting it, and would hold it in the queue until an administrator releases it.
+        "PENDING" if line.reason.replace('_', " ").starts_with("launch failed requeued held") => {
+            Life::Over(Over::Launch)
+        }
         "NODE_FAIL" | "BOOT_FAIL" | "PREEMPTED" | "REVOKED" => Life::Over(Over::Lost),
         _ => Life::Alive,
     }
@@ -164,6 +170,11 @@ pub(super) fn failure(over: Over, job: &str, checkpoint: Option<u64>) -> Failure
             "`sinfo -R` says which nodes are down; name another partition in `[executor.slurm]`, or run again",
             None,
         ),
+        Over::Launch => (
+            format!("job {job} failed on its node before Sepia could begin there"),
+            "do all nodes see the store's folder and this `sepia`, under the same paths, and is there room?",
+            None,
+        ),
         Over::ByItself => (
             format!("job {job} ended without a result: its process was killed, or could not write to the store"),
             "is the store on a file system that all nodes share, and is there room on it?",
@@ -182,6 +193,8 @@ pub(super) enum Refusal {
     Later(String),
     /// Too many elements for one array.
     ArrayTooLarge,
+    /// It could not even be asked: the machine's own access to the cluster does not work.
+    Access(Failure),
     /// Never.
     Never(Failure),
 }
@@ -189,7 +202,13 @@ pub(super) enum Refusal {
 /// Reads the error text of `sbatch`.
 pub(super) fn refusal(text: &str) -> Refusal {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let text_only = || text.trim().trim_start_matches("sbatch: error: ").to_owned();
+    let text_only = || {
+        let bare = |line: &str| {
+            let line = line.trim().trim_start_matches("sbatch: error: ").trim_start_matches("sbatch: fatal: ");
+            line.trim_start_matches("Batch job submission failed: ").to_owned()
+        };
+        text.lines().map(bare).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    };
     if says(&["cannot be started"]) {
         return Refusal::Never(Failure {
             message: format!("Slurm is not installed here: {}", text_only()),
@@ -197,8 +216,17 @@ pub(super) fn refusal(text: &str) -> Refusal {
             ..Failure::default()
         });
     }
-    if says(&["configuration source", "Could not find any configuration"]) {
-        return Refusal::Never(Failure {
+    if says(&["munge", "Munge", "authentication"]) {
+        // The first line is advice to administrators; the one that says what happened names munge or the protocol.
+        let line = text.lines().find(|line| line.contains("Munge")).or_else(|| text.lines().last()).unwrap_or_default();
+        return Refusal::Access(Failure {
+            message: format!("Slurm does not know who asks: {}", line.trim_start_matches("sbatch: error: ")),
+            help: Some("`munge -n | unmunge` tests it: is the daemon munged running on this machine?".to_owned()),
+            ..Failure::default()
+        });
+    }
+    if says(&["configuration source", "Could not find any configuration", "process configuration file"]) {
+        return Refusal::Access(Failure {
             message: format!("Slurm's commands find no cluster: {}", text_only()),
             help: Some("run on a login node of the cluster, or set SLURM_CONF".to_owned()),
             ..Failure::default()
@@ -230,7 +258,11 @@ pub(super) fn refusal(text: &str) -> Refusal {
     } else if says(&["ccount", "QOS", "qos"]) {
         ("`sacctmgr show associations user=$USER` lists what you may use: correct `account` or `qos`", None)
     } else if says(&["CPU count", "node configuration", "Requested node"]) {
-        ("lower `resources.threads`, or name a partition with larger nodes", Some("resources"))
+        (
+            "no node of the partition has so many threads or GPUs: lower `resources.threads` or `resources.device`, or name \
+             another partition (`sinfo -o '%P %c %m %G'` lists what nodes have)",
+            Some("resources"),
+        )
     } else {
         ("`sepia plan --executor slurm` prints the sbatch line: try it by hand", None)
     };
@@ -262,6 +294,30 @@ mod tests {
         assert_eq!(found.len(), 2);
     }
 
+    /// Recorded from Slurm 22.05.8 with slurmdbd, after failures, a `scancel` of a running and of a waiting element, and a
+    /// requeue of another: the waiting ones are not listed at all.
+    #[test]
+    fn what_sacct_printed() {
+        let recorded = "sepia-1|1|FAILED\nsepia-3|3|FAILED\nsepia-4|4|COMPLETED\nsepia-2|2_0|CANCELLED by 0\n\
+                        sepia-2|2_1|REQUEUED\nsepia-2|2_2|RUNNING\nsepia-2|2_[3-5%1]|PENDING\n";
+        let found = parse_accounts(recorded);
+        let meanings: Vec<_> =
+            found.iter().map(|line| (line.name.as_str(), line.job.as_str(), line.index, life(line, 1000))).collect();
+        let itself = Life::Over(Over::ByItself);
+        assert_eq!(
+            meanings,
+            [
+                ("sepia-1", "1", 0, itself),
+                ("sepia-3", "3", 0, itself),
+                ("sepia-4", "4", 0, itself),
+                ("sepia-2", "2", 0, Life::Over(Over::Lost)),
+                ("sepia-2", "2", 1, Life::Alive),
+                ("sepia-2", "2", 2, Life::Alive),
+            ]
+        );
+        assert!(parse_accounts("").is_empty(), "of names that it does not know, with exit code 0");
+    }
+
     #[test]
     fn every_end_of_slurm_has_a_meaning_and_new_words_end_nothing() {
         let meaning = |state| life(&line(state, "None"), 1000);
@@ -275,6 +331,8 @@ mod tests {
         for alive in ["PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "A_NEW_WORD"] {
             assert_eq!(meaning(alive), Life::Alive);
         }
+        let held = line("PENDING", "launch failed requeued held");
+        assert_eq!(life(&held, 1000), Life::Over(Over::Launch));
         assert_eq!(life(&line("CANCELLED", "by 0"), 1000), Life::Over(Over::Lost));
         assert_eq!(life(&line("CANCELLED", "by 1000"), 1000), Life::Over(Over::Cancelled));
         assert_eq!(life(&line("CANCELLED", "by 0"), 0), Life::Over(Over::Cancelled));
@@ -296,6 +354,7 @@ mod tests {
             (Over::Cancelled, "run again"),
             (Over::Lost, "sinfo"),
             (Over::ByItself, "share"),
+            (Over::Launch, "same paths"),
         ] {
             assert!(failure(over, "7", None).help.unwrap().contains(word), "{over:?}");
         }
@@ -326,14 +385,23 @@ mod tests {
             unreachable!("a wrong partition is final")
         };
         assert!(failure.help.unwrap().contains("sinfo -s"));
-        let Refusal::Never(failure) = refusal("resolve_ctls_from_dns_srv: Could not establish a configuration source")
+        let Refusal::Access(failure) = refusal("resolve_ctls_from_dns_srv: Could not establish a configuration source")
         else {
             unreachable!("no cluster is final")
         };
         assert!(failure.help.unwrap().contains("SLURM_CONF"));
-        let Refusal::Never(failure) = refusal("Memory specification can not be satisfied") else {
-            unreachable!("too much memory is final")
-        };
+        let without_munge = "sbatch: error: If munged is up, restart with --num-threads=10\n\
+            sbatch: error: Munge encode failed: Failed to access \"/run/munge.sock\": No such file or directory\n\
+            sbatch: error: Batch job submission failed: Protocol authentication error\n";
+        let Refusal::Access(failure) = refusal(without_munge) else { unreachable!("nothing was submitted") };
+        assert!(failure.message.contains("Failed to access") && failure.help.unwrap().contains("munged"));
+        let two_lines = "sbatch: error: Memory specification can not be satisfied\n\
+            sbatch: error: Batch job submission failed: Requested node configuration is not available\n";
+        let Refusal::Never(failure) = refusal(two_lines) else { unreachable!("too much memory is final") };
+        assert_eq!(
+            failure.message,
+            "Slurm refused the job: Memory specification can not be satisfied; Requested node configuration is not available"
+        );
         assert_eq!(failure.param.as_deref(), Some("resources"));
     }
 }

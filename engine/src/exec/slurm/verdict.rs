@@ -3,9 +3,12 @@
 use std::time::Instant;
 
 use super::{
-    GIVEN_UP, Slurm,
+    Slurm,
     batch::{Stand, own_uid},
-    files::{self, EndRecord, Status, TaskEnd},
+    cancel::GIVEN_UP,
+    files::{self, Status},
+    job::CANNOT_WORK,
+    order::{EndRecord, TaskEnd},
     state::{self, Life, Over},
 };
 use crate::{exec::attempt::Message, graph::NodeId};
@@ -114,7 +117,7 @@ impl Slurm {
         let claimed_by = if started.is_none() { folder.claim(n, &Self::claimant())? } else { String::new() };
         let begun = started.is_some() || !claimed_by.starts_with(GIVEN_UP);
         let over = match says {
-            Says::Over(Over::ByItself) if !begun => Over::Lost,
+            Says::Over(Over::ByItself) if !begun => Over::Launch,
             Says::Over(Over::ByItself) if state::memory_ran_out(&output) => Over::Memory,
             Says::Over(over) => over,
             // A waiting element of an array that is cancelled leaves no trace anywhere; a job that ran does for a while.
@@ -122,11 +125,14 @@ impl Slurm {
             Says::Unknown | Says::Alive => Over::Lost,
         };
         // An earlier run may have cancelled its jobs when it was stopped: this one wants them.
-        if adopted && (over == Over::Cancelled || over == Over::Lost) {
+        if adopted && matches!(over, Over::Cancelled | Over::Lost | Over::Launch) {
             self.submit_again(node);
             return Ok(());
         }
-        if over == Over::Lost {
+        // A job says why it cannot work. One that says nothing was killed: Slurm calls it failed, too, if it starts a job
+        // again on the very node that is still busy killing the first copy.
+        let cannot_work = output.iter().any(|line| line.starts_with(CANNOT_WORK));
+        if matches!(over, Over::Lost | Over::Launch) || (over == Over::ByItself && !cannot_work) {
             let limit = self.options.retries();
             let host = started.and_then(|start| folder.host(n, start));
             if let Some(task) = self.tasks.get_mut(&node)
@@ -137,12 +143,29 @@ impl Slurm {
                     task.exclude.insert(host.clone());
                 }
                 let on = host.map_or_else(String::new, |host| format!(" on {host}"));
-                self.note(node, format!("the cluster lost job {job}{on}: submitting it again"));
+                let what = match over {
+                    Over::Launch => "could not be started on its node",
+                    Over::ByItself => "was killed",
+                    _ => "was lost by the cluster",
+                };
+                self.warn(&[node], &format!("job {job} {what}{on}: submitting it again"));
+                // Whatever Slurm may still do with it, the task has another job.
+                if let Some(batch) = self.batches.get_mut(name) {
+                    batch.to_cancel = true;
+                }
                 self.submit_again(node);
                 return Ok(());
             }
         }
-        self.fail(node, state::failure(over, &job, step), over == Over::TimeLimit);
+        let mut failure = state::failure(over, &job, step);
+        if over == Over::Launch {
+            let (seen, program) = (self.store.root(), self.program.display());
+            failure.help = Some(format!(
+                "all nodes must see the store and this program under the same paths: `srun ls -ld {seen} {program}` shows what \
+                 a node sees"
+            ));
+        }
+        self.fail(node, failure, over == Over::TimeLimit);
         Ok(())
     }
 
@@ -177,12 +200,12 @@ impl Slurm {
         let asked_all = !batch.vanished() || batch.accounted || self.no_accounts;
         let Some(task) = self.tasks.get_mut(&node) else { return false };
         let now = Instant::now();
-        let since = *task.over_since.get_or_insert(now);
+        let (since, told_by) = *task.over_since.get_or_insert((now, answered));
         if gone {
             return true;
         }
         // A job that a failed node or a preemption ended may be queued again: Slurm must say twice that it is over.
-        let again = answered.is_some_and(|answered| answered > since);
+        let again = answered != told_by;
         let certain = again && asked_all && since.elapsed() >= grace;
         if !certain {
             self.patience = super::SHORTEST;
