@@ -33,7 +33,7 @@
 //! | `file_digests` | digests of files outside the store, remembered by `stat` |
 //! | `merge` | records from elsewhere: checked, then united with ours |
 //! | `sign` | signatures and trust |
-//! | `remote` | folders that hold objects and records for several people |
+//! | `remote` | places that hold objects and records for several people |
 //! | `transfer` | push and pull |
 //! | `upkeep` | size, verification, garbage collection |
 
@@ -70,7 +70,7 @@ pub use merge::{Divergence, Merged, Variant};
 pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKind, ObjectRef, hash_output};
 pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
-pub use remote::{OpenRemote, Probe, RemoteConfig};
+pub use remote::{OpenRemote, Probe, RemoteConfig, serve};
 /// For [`Store::query`].
 pub use rusqlite;
 pub use sign::{PublicKey, Signature, SigningKey, Trust};

@@ -1,5 +1,5 @@
-//! Places that hold objects and records for several people. Today these are folders; what they must be able to do is in
-//! one trait.
+//! Places that hold objects and records for several people: folders, and folders on other hosts ([`ssh`]). What they
+//! must be able to do is in one trait.
 //!
 //! A remote is a flat set of names with bytes ([`Remote`]); everything on it is immutable and named by its content:
 //!
@@ -17,11 +17,15 @@
 //!
 //! Nothing that comes from a remote is believed before it has been hashed; see [`crate::transfer`].
 
+mod address;
 mod config;
 mod folder;
 mod marker;
 mod name;
+mod partial;
 mod probe;
+mod promise;
+mod ssh;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -29,6 +33,8 @@ use std::sync::Arc;
 pub use config::RemoteConfig;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
+pub(crate) use promise::WINDOW_LOG;
+pub use ssh::serve;
 
 use crate::error::{Result, StoreError};
 
@@ -92,12 +98,15 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
     StoreError::Remote { remote: address.to_owned(), action, why: error.to_string() }
 }
 
-/// The remote of an address: a path, or `file:///path`.
+/// The remote of an address: a path, `file:///path` or `ssh://host/path`.
 pub(crate) fn connect(url: &str) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {
         None => Ok(Arc::new(folder::FolderRemote::new(url))),
         Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
-        Some((scheme, _)) => Err(unusable(format!("`{scheme}://` is not known; known are a path and `file:///path`"))),
+        Some(("ssh", rest)) => Ok(Arc::new(ssh::SshRemote::new(rest).map_err(unusable)?)),
+        Some((scheme, _)) => Err(unusable(format!(
+            "`{scheme}://` is not known; known are a path, `file:///path` and `ssh://[user@]host[:port]/path`"
+        ))),
     }
 }
