@@ -17,6 +17,7 @@ mod quickstart;
 mod random_graphs;
 mod sharing;
 mod sharing_a_store;
+mod sharing_over_ssh;
 mod shipped;
 mod slurm;
 mod support;

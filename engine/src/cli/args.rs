@@ -75,6 +75,8 @@ pub(super) enum Command {
     Push(Push),
     /// Fetch results from a remote: what is not here.
     Pull(Pull),
+    /// Answer another Sepia over ssh: it starts this on the host of its remote.
+    Serve(Serve),
     /// Make and show keys that sign results.
     Key(Key),
     /// List the stage kinds.
@@ -533,6 +535,22 @@ pub(super) struct Divergences {
     pub(super) format: Format,
 }
 
+const REMOTE_HELP: &str = "\
+Where it is:
+  /mnt/share/sepia                  a folder that all can reach
+  ssh://[user@]host[:port]/path     a folder on a host that has Sepia; `/~/path` is below your home there. Your own ssh is
+                                    used, or what SEPIA_SSH says (`ssh -F config`); it must not have to ask you anything
+Options follow a `?`, with `&` between them:
+  timeout=SECONDS                   how long it may be silent [default: 60]
+  sepia=PATH                        ssh: where Sepia is there [default: sepia]";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Over standard input and output.
+    #[arg(long, required = true)]
+    pub(super) stdio: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Remote {
     #[command(subcommand)]
@@ -545,7 +563,9 @@ pub(super) enum RemoteCommand {
     Add {
         /// What to call it.
         name: String,
-        /// A folder that all can reach: a path, or `file:///path`.
+        /// Where: a folder that all can reach (`/mnt/share/sepia`), or a folder on a host
+        /// (`ssh://[user@]host[:port]/path`, below your home there with `/~/path`).
+        #[arg(long_help = REMOTE_HELP)]
         url: String,
         /// Take results from it as if they were made here, signed or not.
         #[arg(long)]
@@ -574,6 +594,9 @@ pub(super) struct Push {
     /// Of the outputs, only models.
     #[arg(long)]
     pub(super) models: bool,
+    /// `json`: one event a line on standard output, with progress in bytes.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -592,6 +615,9 @@ pub(super) struct Pull {
     /// Of the outputs, only models.
     #[arg(long)]
     pub(super) models: bool,
+    /// `json`: one event a line on standard output, with progress in bytes.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, clap::Args)]
