@@ -1,5 +1,5 @@
-//! Places that hold objects and records for several people: folders, and folders on other hosts ([`ssh`]). What they
-//! must be able to do is in one trait.
+//! Places that hold objects and records for several people: folders, folders on other hosts ([`ssh`]), buckets (the
+//! feature `s3`). What they must be able to do is in one trait.
 //!
 //! A remote is a flat set of names with bytes ([`Remote`]); everything on it is immutable and named by its content:
 //!
@@ -25,10 +25,14 @@ mod name;
 mod partial;
 mod probe;
 mod promise;
+#[cfg(feature = "s3")]
+mod s3;
 mod ssh;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+
+use camino::Utf8Path;
 
 pub use config::RemoteConfig;
 pub(crate) use name::check_remote_name;
@@ -98,15 +102,28 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
     StoreError::Remote { remote: address.to_owned(), action, why: error.to_string() }
 }
 
-/// The remote of an address: a path, `file:///path` or `ssh://host/path`.
-pub(crate) fn connect(url: &str) -> Result<Arc<dyn Remote>> {
+/// The remote of an address: a path, `file:///path`, `ssh://host/path` or `s3://bucket/prefix`. What a remote has to
+/// remember from one time to the next, and can lose without loss, is kept in the folder `state`.
+pub(crate) fn connect(url: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {
         None => Ok(Arc::new(folder::FolderRemote::new(url))),
         Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
         Some(("ssh", rest)) => Ok(Arc::new(ssh::SshRemote::new(rest).map_err(unusable)?)),
+        Some(("s3", rest)) => bucket(rest, state).map_err(unusable),
         Some((scheme, _)) => Err(unusable(format!(
-            "`{scheme}://` is not known; known are a path, `file:///path` and `ssh://[user@]host[:port]/path`"
+            "`{scheme}://` is not known; known are a path, `file:///path`, `ssh://[user@]host[:port]/path` and \
+             `s3://bucket/prefix`"
         ))),
     }
+}
+
+#[cfg(feature = "s3")]
+fn bucket(rest: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>, String> {
+    Ok(Arc::new(s3::S3Remote::new(rest, state)?))
+}
+
+#[cfg(not(feature = "s3"))]
+fn bucket(_rest: &str, _state: &Utf8Path) -> Result<Arc<dyn Remote>, String> {
+    Err("this Sepia was built without S3; `cargo build --release --features s3` builds one with it".to_owned())
 }

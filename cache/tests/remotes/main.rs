@@ -6,4 +6,8 @@
 
 mod folder;
 mod lab;
+#[cfg(feature = "s3")]
+mod proxy;
 mod sshd;
+#[cfg(feature = "s3")]
+mod weed;

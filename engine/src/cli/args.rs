@@ -540,9 +540,12 @@ Where it is:
   /mnt/share/sepia                  a folder that all can reach
   ssh://[user@]host[:port]/path     a folder on a host that has Sepia; `/~/path` is below your home there. Your own ssh is
                                     used, or what SEPIA_SSH says (`ssh -F config`); it must not have to ask you anything
+  s3://bucket/prefix                a bucket (in a build with `--features s3`), with the keys of the environment
+                                    (AWS_ACCESS_KEY_ID ...) or of ~/.aws/credentials (AWS_PROFILE)
 Options follow a `?`, with `&` between them:
-  timeout=SECONDS                   how long it may be silent [default: 60]
-  sepia=PATH                        ssh: where Sepia is there [default: sepia]";
+  timeout=SECONDS                   how long it may be silent [default: 60 for ssh, 30 for s3]
+  sepia=PATH                        ssh: where Sepia is there [default: sepia]
+  endpoint=URL, region=NAME         s3: a store that is not Amazon's";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -563,8 +566,8 @@ pub(super) enum RemoteCommand {
     Add {
         /// What to call it.
         name: String,
-        /// Where: a folder that all can reach (`/mnt/share/sepia`), or a folder on a host
-        /// (`ssh://[user@]host[:port]/path`, below your home there with `/~/path`).
+        /// Where: a folder that all can reach (`/mnt/share/sepia`), a folder on a host (`ssh://[user@]host[:port]/path`,
+        /// below your home there with `/~/path`), or a bucket (`s3://bucket/prefix`, in a build with `--features s3`).
         #[arg(long_help = REMOTE_HELP)]
         url: String,
         /// Take results from it as if they were made here, signed or not.

@@ -334,7 +334,7 @@ fn addresses_that_cannot_be_are_refused_at_once() {
         ("ssh://-oProxyCommand=x/data", "is no host"),
         ("ssh://host/data?sepai=x", "known are sepia, timeout"),
     ] {
-        match connect(url) {
+        match connect(url, camino::Utf8Path::new("/none")) {
             Err(StoreError::Remote { why: found, .. }) => assert!(found.contains(why), "{found}"),
             _ => panic!("{url}"),
         }
