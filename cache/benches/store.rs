@@ -5,14 +5,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot do its work has nothing to say")]
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{
-    Digest, GcPolicy, Metrics, OpenMode, Outcome, PlanNode, RECORD_SCHEMA, Record, RecordOutput, RunCounts, RunRow,
-    Store, hash_output,
+    Digest, GcPolicy, Metrics, OpenMode, PlanNode, Record, RecordOutput, RunCounts, RunRow, Store, hash_output,
 };
 use serde_json::json;
+use support::bare_record;
 
 const NODES: usize = 5_000;
 
@@ -88,26 +91,14 @@ fn record(store: &Store, root: &Utf8Path, i: usize) -> Record {
     std::fs::write(&path, format!("output {i}")).unwrap();
     let object = store.insert(&path, &hash_output(&path).unwrap()).unwrap();
     Record {
-        schema: RECORD_SCHEMA,
-        key: key(i),
         key_inputs: json!({"kind": "command", "version": 1, "seed": 0, "params": {"argv": ["sh", "-c", ":"]},
             "inputs": {"data": [key(i + 1)]}, "device": "cpu", "dtype": "f32"}),
         kind: "command".into(),
-        stage_version: 1,
         node: format!("node-{i}"),
-        run: format!("run-{}", i / 1000),
-        outcome: Outcome::Done,
-        error: None,
-        started_at: 1_700_000_000_000 + i64::try_from(i).unwrap(),
-        wall_seconds: 0.001,
-        cpu_seconds: 0.001,
-        peak_memory_bytes: 1 << 20,
-        seed: 0,
         params: json!({"argv": ["sh", "-c", ":"]}).as_object().unwrap().clone(),
-        inputs: Vec::new(),
         outputs: vec![RecordOutput { port: "out".into(), object }],
-        metrics: Metrics::default(),
         provenance: json!({"host": "host", "sepia": "0.1.0", "git": {"commit": "0123456789", "dirty": false}}),
+        ..training(i)
     }
 }
 
@@ -295,7 +286,7 @@ fn merge(root: &Utf8Path) {
                 metrics.push("train_loss", Some(step), value);
                 metrics.push("lr", Some(step), value / 3.0);
             });
-            records.push(Record { metrics, outputs: Vec::new(), ..bare_record(i) });
+            records.push(Record { metrics, outputs: Vec::new(), ..training(i) });
         }
         records.chunks(512).for_each(|some| drop(store.commit(some).unwrap()));
         store
@@ -310,27 +301,18 @@ fn merge(root: &Utf8Path) {
     });
 }
 
-fn bare_record(i: usize) -> Record {
+/// A training without outputs.
+fn training(i: usize) -> Record {
     Record {
-        schema: RECORD_SCHEMA,
-        key: key(i),
         key_inputs: json!({"kind": "train", "version": 1, "seed": 0, "params": {"lr": 0.001}}),
         kind: "train".into(),
-        stage_version: 1,
-        node: format!("train[lr={i}]"),
-        run: format!("run-{}", i / 1000),
-        outcome: Outcome::Done,
-        error: None,
         started_at: 1_700_000_000_000 + i64::try_from(i).unwrap(),
         wall_seconds: 0.001,
         cpu_seconds: 0.001,
         peak_memory_bytes: 1 << 20,
-        seed: 0,
         params: json!({"lr": 0.001, "model": {"d_model": 128, "n_layer": 4}}).as_object().unwrap().clone(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        metrics: Metrics::default(),
         provenance: json!({"host": "host", "sepia": "0.1.0"}),
+        ..bare_record(key(i), format!("run-{}", i / 1000), format!("train[lr={i}]"))
     }
 }
 
@@ -345,7 +327,7 @@ fn folder_remote(root: &Utf8Path) {
         std::fs::write(&path, &bytes).unwrap();
         let object = ours.insert(&path, &hash_output(&path).unwrap()).unwrap();
         let output = RecordOutput { port: "out".into(), object };
-        ours.commit(&[Record { outputs: vec![output], ..bare_record(i) }]).unwrap();
+        ours.commit(&[Record { outputs: vec![output], ..training(i) }]).unwrap();
     }
     drop(bytes);
     let copy = |sync: bool| {

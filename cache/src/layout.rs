@@ -17,10 +17,13 @@
 //!   checkpoints/<key>/    checkpoints of training stages
 //!   locks/                one file for each lock that is held
 //!   damaged/              objects that were found damaged
+//!   tags.jsonl            names that people gave to runs
 //!   cache/                what can be lost without loss: digests of input files
 //! ```
 
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -181,6 +184,20 @@ pub(crate) fn write_atomically(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     placed.map_err(|e| not_writable("write", path, e))
+}
+
+/// Adds lines to a file and syncs it. A line that a killed process left torn does not spoil the next one.
+pub(crate) fn append_lines(path: &Utf8Path, mut lines: String) -> Result<()> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).at("write", path)?;
+    let length = file.metadata().at("read", path)?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1).at("read", path)?;
+    }
+    if last != [b'\n'] {
+        lines.insert(0, '\n');
+    }
+    file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).at("write", path)
 }
 
 /// A name beside `path` that no other thread or process uses: `.<name>.<pid>-<count>`.

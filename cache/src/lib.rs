@@ -35,6 +35,9 @@
 //! | `sign` | signatures and trust |
 //! | `remote` | places that hold objects and records for several people |
 //! | `transfer` | push and pull |
+//! | `parcel` | all of a run as one folder or file |
+//! | `reproduction` | results that were computed again to be compared |
+//! | `tags` | names of runs |
 //! | `upkeep` | size, verification, garbage collection |
 
 mod commit;
@@ -49,10 +52,13 @@ mod layout;
 mod lock;
 mod merge;
 mod object;
+mod parcel;
 mod record;
 mod remote;
+mod reproduction;
 mod sign;
 mod store;
+mod tags;
 #[cfg(test)]
 mod test_support;
 mod transfer;
@@ -68,12 +74,14 @@ pub use file_digests::FileDigests;
 pub use lock::{KeyLock, RunLock};
 pub use merge::{Divergence, Merged, Variant};
 pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKind, ObjectRef, hash_output};
+pub use parcel::Parcel;
 pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
 pub use remote::{OpenRemote, Probe, RemoteConfig, serve};
+pub use reproduction::is_reproduction;
 /// For [`Store::query`].
 pub use rusqlite;
-pub use sign::{PublicKey, Signature, SigningKey, Trust};
+pub use sign::{Origin, PublicKey, Signature, SigningKey, Trust};
 pub use store::{OpenMode, Store};
 pub use transfer::{Outputs, Progress, Pulled, Pushed, What};
 pub use upkeep::{Damaged, GcPolicy, GcReport, Leftover, Usage, UsageOf, Verification, VerifyProgress};

@@ -4,12 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
 
+mod support;
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{Digest, Metrics, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordOutput, Store, hash_output};
-use serde_json::json;
+use sepia_cache::{Digest, Metrics, OpenMode, Record, RecordOutput, Store, hash_output};
+use support::bare_record;
 
 const ROLE: &str = "SEPIA_CACHE_TEST_ROLE";
 const ROOT: &str = "SEPIA_CACHE_TEST_ROOT";
@@ -44,27 +46,7 @@ fn produce(store: &Store, run: &str, i: u32) {
     });
     let mut metrics = Metrics::default();
     (0..50).for_each(|step| metrics.push("loss", Some(step), f64::from(i)));
-    let record = Record {
-        schema: RECORD_SCHEMA,
-        key: key(i),
-        key_inputs: json!({"i": i}),
-        kind: "test".into(),
-        stage_version: 1,
-        node: format!("node-{i}"),
-        run: run.into(),
-        outcome: Outcome::Done,
-        error: None,
-        started_at: 1,
-        wall_seconds: 0.0,
-        cpu_seconds: 0.0,
-        peak_memory_bytes: 0,
-        seed: 0,
-        params: serde_json::Map::new(),
-        inputs: Vec::new(),
-        outputs: outputs.into(),
-        metrics,
-        provenance: json!(null),
-    };
+    let record = Record { outputs: outputs.into(), metrics, ..bare_record(key(i), run, format!("node-{i}")) };
     store.commit(&[record]).unwrap();
 }
 

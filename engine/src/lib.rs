@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod device;
 pub mod diagnostic;
+mod difference;
 pub mod event;
 pub mod exec;
 pub mod fetch;
@@ -17,3 +18,4 @@ pub mod report;
 pub mod schema;
 pub mod stage;
 pub mod value;
+mod wildcard;

@@ -1,7 +1,34 @@
-//! What tests share: the numeric test vectors, and a context to run stages in.
+//! What tests share: the numeric test vectors, small classifiers, the images that ship, and a context to run stages in.
 
+use burn::tensor::Device;
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_engine::stage::{Job, MetricPoint, Progress, Sink, Stage, StageContext, StageError, StopFlag, parse_metrics};
+use sepia_engine::stage::{
+    InputFiles, Job, MetricPoint, Progress, Sink, Stage, StageContext, StageError, StopFlag, parse_metrics,
+};
+
+use crate::{
+    data::ImageFormat,
+    model::vision::{Architecture, VisionConfig, VisionModel, VisionParams},
+    stage::{ImageDataset, ImageDatasetParams},
+};
+
+/// A new classifier for square images of one channel and ten classes.
+pub(crate) fn classifier(model: VisionParams, side: usize) -> VisionModel {
+    let config = VisionConfig { model, channels: 1, image_size: [side; 2], classes: 10 };
+    VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
+}
+
+/// LeNet for the images that ship.
+pub(crate) fn lenet() -> VisionModel {
+    classifier(VisionParams::of(Architecture::Lenet), 28)
+}
+
+/// The images and labels of a split (`train` or `test`) that ship.
+pub(crate) fn fashion_files(split: &str) -> InputFiles {
+    let folder = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
+    let path = |what: &str| folder.join(format!("{split}-{what}-ubyte.gz"));
+    InputFiles::of(vec![path("images-idx3"), path("labels-idx1")])
+}
 
 /// One entry of `vectors.json`.
 pub(crate) fn vector(id: &str) -> serde_json::Value {
@@ -69,6 +96,22 @@ impl Bench {
             checkpoint_seconds: 3600,
             ..Job::default()
         }
+    }
+
+    /// The data of the images that ship, so many training images of each class.
+    pub(crate) fn fashion_images(&self, per_class: usize) -> Utf8PathBuf {
+        let params = ImageDatasetParams {
+            format: ImageFormat::Idx,
+            train: fashion_files("train"),
+            validation: Some(fashion_files("test")),
+            validation_part: 0.1,
+            classes: None,
+            max_per_class: Some(per_class),
+        };
+        let job = self.job("data", &[], &["data"]);
+        let output = job.outputs["data"].clone();
+        Self::run::<ImageDataset>(&params, job, &mut Recorder::default()).unwrap();
+        output
     }
 
     /// Runs a stage and returns its figures.

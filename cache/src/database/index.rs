@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::object::ObjectRef;
 use crate::record::RecordId;
+use crate::reproduction::is_reproduction;
 use crate::sign::Trust;
 use crate::store::Store;
 
@@ -113,11 +114,17 @@ impl Index {
         Ok(Self { database, trust, loaded })
     }
 
-    /// The good records for a key, newest first.
+    /// The good records for a key, newest first; reproductions after all others.
     ///
     /// # Errors
     /// Those of the database.
     pub fn candidates(&self, key: &Digest) -> Result<Vec<Hit>> {
+        let mut hits = self.newest_first(key)?;
+        hits.sort_by_key(|hit| is_reproduction(&hit.run));
+        Ok(hits)
+    }
+
+    fn newest_first(&self, key: &Digest) -> Result<Vec<Hit>> {
         let Some(loaded) = &self.loaded else {
             return self.database.with(|connection| point_look_up(connection, key, &self.trust));
         };

@@ -93,12 +93,12 @@ impl Store {
         self.ids("key = ?1 ORDER BY execution DESC", &key.to_string())
     }
 
-    /// The newest record for a node of this name, whatever its outcome.
+    /// The newest record for a node of this name, whatever its outcome; a reproduction only if there is nothing else.
     ///
     /// # Errors
     /// Those of the database.
     pub fn latest_by_node(&self, node: &str) -> Result<Option<RecordId>> {
-        Ok(self.ids("node = ?1 ORDER BY execution DESC LIMIT 1", node)?.pop())
+        Ok(self.ids("node = ?1 ORDER BY run LIKE 'reproduction-%', execution DESC LIMIT 1", node)?.pop())
     }
 
     /// The records of a node or of all nodes of a stage kind, newest first, at most `limit`, with what their keys were made

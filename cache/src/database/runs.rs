@@ -134,7 +134,7 @@ impl Store {
         self.runs_where("1 ORDER BY started_at DESC, run DESC", [])
     }
 
-    /// The run that `text` names: `latest`, an id, or a prefix of one id only.
+    /// The run that `text` names: `latest`, an id, a tag, or a prefix of one id only.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
@@ -144,6 +144,11 @@ impl Store {
             return rows.pop().ok_or_else(|| self.not_found("run", text));
         }
         if let Some(row) = self.run_row(text)? {
+            return Ok(row);
+        }
+        if let Some(run) = self.tags()?.get(text)
+            && let Some(row) = self.run_row(run)?
+        {
             return Ok(row);
         }
         let mut rows = self.runs_where("substr(run, 1, length(?1)) = ?1 ORDER BY run LIMIT 6", [text])?;

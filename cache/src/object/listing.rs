@@ -71,7 +71,7 @@ impl Listing {
 }
 
 /// Whether a relative path stays inside the folder it is relative to, and is written in the one canonical way.
-fn is_inside(path: &str) -> bool {
+pub(crate) fn is_inside(path: &str) -> bool {
     !path.is_empty()
         && !path.contains('\0')
         && Utf8Path::new(path).components().all(|part| matches!(part, Utf8Component::Normal(_)))

@@ -58,9 +58,11 @@ use serde::{Deserialize, Serialize};
 pub use damage::{Damage, DamageKind};
 pub(crate) use hash::FileStat;
 pub use hash::{HashedOutput, hash_output};
+pub(crate) use listing::is_inside;
 pub use listing::{ListedFile, Listing};
 pub(crate) use place::{copy, remove, unused};
 pub(crate) use sync::Pending;
+pub(crate) use walk::walk;
 
 use crate::digest::Digest;
 #[cfg(doc)]

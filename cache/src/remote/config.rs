@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{OpenRemote, Probe, connect, marker, probe, remote_error};
@@ -128,6 +128,25 @@ impl Store {
         // Maps of texts always serialise.
         write_atomically(&self.remotes_path(), &serde_json::to_vec_pretty(remotes).unwrap_or_default())
     }
+}
+
+/// The remote in a folder that no store has added; `make`: make it one.
+pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Result<OpenRemote> {
+    let url = camino::absolute_utf8(folder).map_err(|e| StoreError::io("find", folder, e))?.into_string();
+    // A folder has nothing to remember.
+    let remote = connect(&url, folder)?;
+    let id = match marker::read(remote.as_ref())? {
+        Some(id) => id,
+        None if make => marker::make(remote.as_ref())?,
+        None => {
+            let why = "there are no records in it".to_owned();
+            return Err(StoreError::Refused { source_name: url, why });
+        }
+    };
+    // What a folder does need not be tried out.
+    let probe =
+        Probe { create_exclusive: true, lists_after_write: true, replaces: true, ranged_reads: true, large_bytes: 0 };
+    Ok(OpenRemote { remote, config: RemoteConfig { name: "parcel".to_owned(), url, id, trust, probe } })
 }
 
 fn no_remote(name: &str, remotes: &BTreeMap<String, RemoteConfig>) -> StoreError {

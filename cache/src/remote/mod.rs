@@ -35,6 +35,7 @@ use std::sync::Arc;
 use camino::Utf8Path;
 
 pub use config::RemoteConfig;
+pub(crate) use config::folder_remote;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
 pub(crate) use promise::WINDOW_LOG;

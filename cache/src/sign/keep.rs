@@ -1,15 +1,14 @@
 //! Signatures in the store.
 
-use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::collections::HashMap;
+use std::io::Read as _;
 
 use rusqlite::{Connection, params};
 
-use super::{Signature, SigningKey, Trust};
+use super::{Origin, PublicKey, Signature, SigningKey, Trust};
 use crate::database::Database;
 use crate::error::{IoContext as _, Result};
-use crate::layout::Layout;
+use crate::layout::{Layout, append_lines};
 use crate::record::RecordId;
 use crate::store::Store;
 
@@ -46,6 +45,39 @@ impl Store {
         self.database.with(|connection| read_signatures(connection, record))
     }
 
+    /// Where the records come from that no run on this store made.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn origins(&self) -> Result<HashMap<RecordId, Origin>> {
+        let trust = self.database.trust();
+        let mut signers: HashMap<String, Vec<PublicKey>> = HashMap::new();
+        self.database.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT record, signer FROM signatures WHERE record IN (SELECT record FROM imports WHERE trusted = 0)",
+            )?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                if let Ok(signer) = row.get_ref(1)?.as_str()?.parse() {
+                    signers.entry(row.get(0)?).or_default().push(signer);
+                }
+            }
+            let mut statement = connection.prepare_cached("SELECT record, trusted FROM imports")?;
+            let origin = |record: &str, trusted: bool| match signers.get(record) {
+                _ if trusted => Origin::Trusted,
+                Some(signers) if signers.iter().any(|signer| trust.keys.contains(signer)) => Origin::Signed,
+                Some(_) => Origin::UnknownSigner,
+                None => Origin::Unsigned,
+            };
+            let read = |row: &rusqlite::Row<'_>| {
+                let trusted = row.get::<_, bool>(1)? || trust.everything;
+                let found = origin(row.get_ref(0)?.as_str()?, trusted);
+                Ok((RecordId(crate::database::digest(row, 0)?), found))
+            };
+            statement.query_map([], read)?.collect()
+        })
+    }
+
     /// Keeps signatures, which must be good.
     pub(crate) fn add_signatures(&self, signatures: &[(RecordId, Signature)]) -> Result<()> {
         if signatures.is_empty() {
@@ -57,17 +89,7 @@ impl Store {
         for (record, signature) in signatures {
             lines.push_str(&format!("{record} {} {}\n", signature.signer, signature.hex()));
         }
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).at("write", &path)?;
-        // A line that a killed process left torn must not spoil the next one.
-        let length = file.metadata().at("read", &path)?.len();
-        let mut last = [b'\n'];
-        if length > 0 {
-            file.read_exact_at(&mut last, length - 1).at("read", &path)?;
-        }
-        if last != [b'\n'] {
-            lines.insert(0, '\n');
-        }
-        file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).at("write", &path)?;
+        append_lines(&path, lines)?;
         self.database.with(|connection| {
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             insert_signatures(&transaction, signatures)?;

@@ -14,6 +14,35 @@ use std::collections::BTreeSet;
 pub(crate) use keep::{read_signatures, rebuild_signatures};
 pub use key::{PublicKey, Signature, SigningKey};
 
+/// Where a record comes from, and who vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A run on this store made it.
+    Own,
+    /// From elsewhere; its source is trusted as a whole.
+    Trusted,
+    /// From elsewhere; a key that is trusted has signed it.
+    Signed,
+    /// From elsewhere; only keys that are not trusted have signed it.
+    UnknownSigner,
+    /// From elsewhere; nobody has signed it.
+    Unsigned,
+}
+
+impl Origin {
+    /// In a word or two.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Trusted => "trusted",
+            Self::Signed => "signed",
+            Self::UnknownSigner => "unknown signer",
+            Self::Unsigned => "unsigned",
+        }
+    }
+}
+
 /// Whom this project trusts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {

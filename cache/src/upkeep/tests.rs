@@ -163,3 +163,42 @@ fn sizes_add_up() {
     assert_eq!((usage.records.count, usage.runs.count), (2, 4));
     assert_eq!(usage.total(), all(store.root()));
 }
+
+#[test]
+fn what_was_used_least_recently_goes_until_the_rest_is_small_enough() {
+    let of = |policy: &GcPolicy| {
+        let filled = filled();
+        let dry = filled.f.store.gc(policy, true).unwrap();
+        assert_eq!(present(&filled), [true; 4]);
+        let report = filled.f.store.gc(policy, false).unwrap();
+        assert_eq!(dry, report);
+        (present(&filled), report.kept_bytes)
+    };
+    let max = |bytes| GcPolicy { max_bytes: Some(bytes), ..GcPolicy::default() };
+    // `old` (3 bytes) was last used by the first run, `shared` (6) and `tree` (8) by the second; what
+    // nobody names goes in any case.
+    assert_eq!(of(&max(1 << 20)).0, [true, true, true, false]);
+    let all = of(&max(1 << 20)).1;
+    assert_eq!(of(&max(all)).0, [true, true, true, false]);
+    assert_eq!(of(&max(all - 1)), ([false, true, true, false], all - 3));
+    assert_eq!(of(&max(0)), ([false; 4], 0));
+    let keep = GcPolicy { keep_runs: vec!["r1".into()], ..max(0) };
+    assert_eq!(of(&keep), ([true, true, false, false], 9));
+}
+
+#[test]
+fn a_run_is_removed_with_what_only_it_needs() {
+    let of = |run: &str, keep: &[&str]| {
+        let filled = filled();
+        let keep_runs = keep.iter().map(|run| (*run).to_owned()).collect();
+        let policy = GcPolicy { remove_runs: vec![run.into()], keep_runs, ..GcPolicy::default() };
+        filled.f.store.gc(&policy, false).unwrap();
+        present(&filled)
+    };
+    assert_eq!(of("r1", &[]), [false, true, true, false]);
+    assert_eq!(of("r2", &[]), [true, true, false, false]);
+    assert_eq!(of("r2", &["r2"]), [true, true, true, false]);
+    let filled = filled();
+    let policy = GcPolicy { remove_runs: vec!["r9".into()], ..GcPolicy::default() };
+    assert!(matches!(filled.f.store.gc(&policy, false), Err(StoreError::NotFound { .. })));
+}

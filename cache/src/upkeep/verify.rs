@@ -120,6 +120,19 @@ impl Store {
         Ok(repaired)
     }
 
+    /// The object of a digest, if a record names it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn object_of(&self, digest: &Digest) -> Result<Option<ObjectRef>> {
+        self.database.with(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT digest, type, bytes, files FROM artifacts WHERE digest = ? LIMIT 1")?;
+            let mut rows = statement.query([digest.to_string()])?;
+            rows.next()?.map(|row| crate::database::object(row, 0)).transpose()
+        })
+    }
+
     /// The records that name an object, with their nodes, newest first.
     ///
     /// # Errors

@@ -5,11 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{
-    Digest, Metrics, ObjectRef, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordOutput, Store, StoreError, What,
-    hash_output,
-};
-use serde_json::json;
+use sepia_cache::{Digest, ObjectRef, OpenMode, Record, RecordOutput, Store, StoreError, What, hash_output};
+
+use crate::support::bare_record;
 
 pub(crate) const ROLE: &str = "SEPIA_REMOTE_TEST_ROLE";
 pub(crate) const ROOT: &str = "SEPIA_REMOTE_TEST_ROOT";
@@ -112,27 +110,8 @@ fn record(store: &Store, who: &str, i: usize, body: &[u8]) -> ObjectRef {
         RecordOutput { port: port.into(), object }
     });
     let object = file.object;
-    let record = Record {
-        schema: RECORD_SCHEMA,
-        key: Digest::of_bytes(format!("{who} {i}").as_bytes()),
-        key_inputs: json!({}),
-        kind: "test".into(),
-        stage_version: 1,
-        node: format!("node-{i}"),
-        run: who.into(),
-        outcome: Outcome::Done,
-        error: None,
-        started_at: 1,
-        wall_seconds: 0.0,
-        cpu_seconds: 0.0,
-        peak_memory_bytes: 0,
-        seed: 0,
-        params: serde_json::Map::new(),
-        inputs: Vec::new(),
-        outputs: vec![file, tree],
-        metrics: Metrics::default(),
-        provenance: json!(null),
-    };
+    let key = Digest::of_bytes(format!("{who} {i}").as_bytes());
+    let record = Record { outputs: vec![file, tree], ..bare_record(key, who, format!("node-{i}")) };
     store.commit(&[record]).unwrap();
     object
 }

@@ -9,5 +9,7 @@ mod lab;
 #[cfg(feature = "s3")]
 mod proxy;
 mod sshd;
+#[path = "../support/mod.rs"]
+mod support;
 #[cfg(feature = "s3")]
 mod weed;

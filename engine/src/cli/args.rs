@@ -16,7 +16,7 @@ pub(super) struct Args {
 const EXIT_CODES: &str =
     "Exit codes: 0 fine, 1 a stage failed, 2 bad usage or manifest, 3 the store cannot be used, 130 interrupted.";
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Global {
     /// The store [default: $SEPIA_STORE, else the nearest .sepia/ upwards, else .sepia/ beside the manifest].
     #[arg(long, global = true, value_name = "DIR")]
@@ -69,6 +69,14 @@ pub(super) enum Command {
     Merge(Merge),
     /// List keys whose executions left different outputs, and what differs in where they ran.
     Divergences(Divergences),
+    /// Write everything that a run was made of to a folder or a file: for another machine, or for the archive.
+    Export(Export),
+    /// Take what `export` has written, once every byte of it is checked.
+    Import(Import),
+    /// Run a stage again from what its result was recorded to be made of, and compare.
+    Reproduce(Reproduce),
+    /// Name a run, take a name away, or list the names.
+    Tag(Tag),
     /// Manage the places where results are shared.
     Remote(Remote),
     /// Bring results to a remote: what it lacks.
@@ -214,7 +222,7 @@ pub(super) enum ExecutorArg {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Attach {
-    /// The run: `latest`, or the beginning of its id.
+    /// The run: `latest`, a tag, or the beginning of its id.
     #[arg(default_value = "latest")]
     pub(super) run: String,
 }
@@ -341,7 +349,7 @@ pub(super) struct Runs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
-    /// A run: `latest`, or the beginning of its id.
+    /// A run: `latest`, a tag, or the beginning of its id.
     #[arg(default_value = "latest")]
     pub(super) run: String,
     /// One stage of it, with its parameters, figures and outputs.
@@ -357,7 +365,7 @@ pub(super) struct Show {
 pub(super) struct Log {
     /// The stage.
     pub(super) stage: String,
-    /// The run: `latest`, or the beginning of its id [default: the newest run in which the stage ran].
+    /// The run: `latest`, a tag, or the beginning of its id [default: the newest run in which the stage ran].
     #[arg(long)]
     pub(super) run: Option<String>,
     /// Go on printing what it writes until it ends.
@@ -380,12 +388,13 @@ pub(super) enum TableFormat {
 
 const RESULTS_HELP: &str = "\
 Names are those of parameters (`lr`, `model.rank`, or its end: `rank`), metrics (`val_loss`, `loss.lowest`) and the fields
-node, stage, kind, run, seed, outcome, key, started, seconds, cpu_seconds, peak_memory_bytes; `params.lr` and `metrics.lr`
-where a name is both. A parameter that an execution does not have is that of the stages it builds on, so evaluations can be
+node, stage, kind, run, seed, outcome, key, started, seconds, cpu_seconds, peak_memory_bytes, trust; `params.lr` and
+`metrics.lr` where a name is both. A parameter that an execution does not have is that of the stages it builds on, so evaluations can be
 grouped by the method of their training.
 
 Conditions: = != < <= > >=, ~ (contains), like 'a%', in (1, 2), and, or, not, parentheses. Of a run or a key the beginning is
-enough. What an execution does not have makes a comparison false.
+enough. What an execution does not have makes a comparison false. `trust` is `own`, or of results from elsewhere `trusted`,
+`signed` (by a key of `trusted_keys`), `unknown signer` or `unsigned`: the last two are shown, and not used by runs.
 
   sepia results evaluate --where 'method = galore and lr < 0.01' --sort val_loss
   sepia results evaluate --group method,rank --format markdown
@@ -396,7 +405,7 @@ enough. What an execution does not have makes a comparison false.
 pub(super) struct Results {
     /// Only executions of this stage or kind.
     pub(super) stage: Option<String>,
-    /// Only executions of this run: `latest`, or the beginning of its id.
+    /// Only executions of this run: `latest`, a tag, or the beginning of its id.
     #[arg(long)]
     pub(super) run: Option<String>,
     /// Only executions that fit: `method = galore and lr < 0.01`.
@@ -420,7 +429,7 @@ pub(super) struct Results {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Compare {
-    /// A run (`latest`, or the beginning of its id), `RUN/STAGE`, a stage (its newest result), a key or a record.
+    /// A run (`latest`, a tag, or the beginning of its id), `RUN/STAGE`, a stage (its newest result), a key or a record.
     pub(super) a: String,
     /// Another one.
     pub(super) b: String,
@@ -430,7 +439,8 @@ pub(super) struct Compare {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Plot {
-    /// What was measured: `loss`, `val_loss`. Over steps, if it was measured at steps; else against --against.
+    /// What was measured: `loss`, `val_loss`. Over steps, if it was measured at steps; else against --against. `spectra`:
+    /// the singular values that rank analyses left.
     pub(super) metric: String,
     /// Only executions of this stage or kind.
     pub(super) stage: Option<String>,
@@ -443,9 +453,12 @@ pub(super) struct Plot {
     /// Only executions that fit (see `sepia help results`).
     #[arg(long = "where", value_name = "CONDITION")]
     pub(super) condition: Option<String>,
-    /// Only executions of this run: `latest`, or the beginning of its id.
+    /// Only executions of this run: `latest`, a tag, or the beginning of its id.
     #[arg(long)]
     pub(super) run: Option<String>,
+    /// For spectra, only these weights; `*` stands for any text.
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub(super) weights: String,
     /// A logarithmic x axis.
     #[arg(long)]
     pub(super) log_x: bool,
@@ -459,7 +472,7 @@ pub(super) struct Plot {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Report {
-    /// A run: `latest`, or the beginning of its id.
+    /// A run: `latest`, a tag, or the beginning of its id.
     #[arg(default_value = "latest")]
     pub(super) run: String,
     /// Where to [default: run-ID.html].
@@ -469,7 +482,7 @@ pub(super) struct Report {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Dashboard {
-    /// A run: the beginning of its id, or `latest`, which follows the newest.
+    /// A run: a tag, the beginning of its id, or `latest`, which follows the newest.
     #[arg(default_value = "latest")]
     pub(super) run: String,
     /// The port on this machine [default: a free one].
@@ -505,12 +518,26 @@ pub(super) struct Gc {
     /// Keep what this run used or made (may be repeated).
     #[arg(long, value_name = "RUN")]
     pub(super) keep_run: Vec<String>,
+    /// Keep what the run of this tag used or made (may be repeated); `*` stands for any text.
+    #[arg(long, value_name = "TAG")]
+    pub(super) keep_tag: Vec<String>,
+    /// Remove what only this run used or made (may be repeated). What another run needs stays.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["keep_last", "keep_days"])]
+    pub(super) run: Vec<String>,
+    /// Remove what was used least recently until all outputs together are no larger: `20GiB`, `500 MB`. What other rules
+    /// keep stays in any case.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) max_size: Option<u64>,
     /// Keep what runs of the last DAYS days used or made.
     #[arg(long, value_name = "DAYS")]
     pub(super) keep_days: Option<u32>,
     /// Really remove it.
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    crate::manifest::parse_bytes(text).ok_or_else(|| "write a size such as `20GiB` or `500 MB`".to_owned())
 }
 
 #[derive(Debug, clap::Args)]
@@ -552,6 +579,63 @@ pub(super) struct Serve {
     /// Over standard input and output.
     #[arg(long, required = true)]
     pub(super) stdio: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    /// A run: `latest`, a tag, or the beginning of its id.
+    #[arg(default_value = "latest")]
+    pub(super) run: String,
+    /// Where to: a folder, or a file whose name ends with .tar or .tar.zst. It must not be there.
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(super) to: Utf8PathBuf,
+    /// The outputs, too: then nothing need run again.
+    #[arg(long)]
+    pub(super) outputs: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Import {
+    /// What `sepia export` has written.
+    #[arg(value_name = "DIR|FILE")]
+    pub(super) from: Utf8PathBuf,
+    /// Where the manifest and its files go [default: a folder beside the store, named after the run].
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<Utf8PathBuf>,
+    /// Take its results as if they were made here, signed or not.
+    #[arg(long)]
+    pub(super) trust: bool,
+}
+
+const REPRODUCE_HELP: &str = "\
+The stage runs in a folder of its own, without checkpoints, from the inputs in the store and the files that its parameters
+name. The stored result stays what later runs use; a result that differs is kept beside it, and `sepia divergences` lists
+both. Exit code 0: the same bytes; 1: they differ, or the stage failed.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = REPRODUCE_HELP)]
+pub(super) struct Reproduce {
+    /// A stage (its newest result), `RUN/STAGE`, a key or a record.
+    pub(super) what: String,
+    /// The manifest that the stage's files are beside [default: where the run had it].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) manifest: Option<Utf8PathBuf>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Tag {
+    /// A run: `latest`, a tag, or the beginning of its id [without: list the tags].
+    #[arg(requires = "name")]
+    pub(super) run: Option<String>,
+    /// The name: letters, digits, `-`, `_` and `.`. If another run has it, it moves.
+    pub(super) name: Option<String>,
+    /// Take this name away.
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub(super) delete: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -606,7 +690,7 @@ pub(super) struct Push {
 pub(super) struct Pull {
     /// The remote [default: the only one].
     pub(super) remote: Option<String>,
-    /// Only the outputs of this run: `latest`, or the beginning of its id (may be repeated).
+    /// Only the outputs of this run: `latest`, a tag, or the beginning of its id (may be repeated).
     #[arg(long)]
     pub(super) run: Vec<String>,
     /// Only the outputs of this stage (may be repeated).

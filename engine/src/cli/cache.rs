@@ -1,5 +1,7 @@
 //! `sepia cache`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sepia_cache::{GcPolicy, Leftover, UsageOf};
 
 use super::{
@@ -7,7 +9,11 @@ use super::{
     exit::{Exit, Failure},
     output, project,
 };
-use crate::report::figures::{bytes, count};
+use crate::{
+    diagnostic::nearest,
+    report::figures::{bytes, count},
+    wildcard,
+};
 
 pub(super) fn cache(global: &Global, args: &args::Cache) -> Result<Exit, Failure> {
     match &args.what {
@@ -81,12 +87,34 @@ fn days_ago(days: u32) -> i64 {
     jiff::Timestamp::now().as_millisecond() - i64::from(days) * 86_400_000
 }
 
+/// The runs of these tags, which may hold `*`.
+fn tagged(tags: &BTreeMap<String, String>, wanted: &[String]) -> Result<BTreeSet<String>, Failure> {
+    let mut runs = BTreeSet::new();
+    for pattern in wanted {
+        let mut found = tags.iter().filter(|(tag, _)| wildcard::fits(pattern, tag, ('*', '?'))).peekable();
+        // Nothing is to go because a name was mistyped.
+        if found.peek().is_none() {
+            let failure =
+                Failure::usage("gc::unknown-tag", format!("no run is called `{pattern}`: nothing was removed"));
+            return Err(match nearest(pattern, tags.keys().map(String::as_str)) {
+                Some(near) => failure.help(format!("did you mean `{near}`?")),
+                None => failure.help("`sepia tag` lists the names"),
+            });
+        }
+        runs.extend(found.map(|(_, run)| run.clone()));
+    }
+    Ok(runs)
+}
+
 fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
     let store = project::existing_store(global, None)?;
+    let tagged = tagged(&store.tags()?, &args.keep_tag)?;
     let policy = GcPolicy {
         keep_last_runs: args.keep_last,
         keep_since: args.keep_days.map(days_ago),
-        keep_runs: args.keep_run.clone(),
+        keep_runs: args.keep_run.iter().cloned().chain(tagged).collect(),
+        remove_runs: args.run.clone(),
+        max_bytes: args.max_size,
     };
     let report = store.gc(&policy, !args.yes)?;
     let would = if args.yes { "" } else { "would be " };
@@ -110,6 +138,9 @@ fn collect(global: &Global, args: &Gc) -> Result<Exit, Failure> {
         bytes(report.kept_bytes),
         bytes(report.freed())
     ));
+    if let Some(max) = args.max_size.filter(|max| report.kept_bytes > *max) {
+        text.push_str(&format!("that is still more than {}: what is kept by the rules is not removed\n", bytes(max)));
+    }
     if !args.yes {
         text.push_str("this was a dry run: add `--yes` to remove\n");
     }

@@ -68,14 +68,14 @@ pub(super) fn compare(global: &Global, args: &args::Compare) -> Result<Exit, Fai
 }
 
 /// What a person named.
-enum Side {
+pub(super) enum Side {
     One(Box<Record>),
     /// The results of a run by node.
     Run(BTreeMap<String, Record>),
 }
 
 /// A run, `RUN/STAGE`, a stage (its newest result), a key or a record.
-fn find(store: &Store, text: &str) -> Result<Side, Failure> {
+pub(super) fn find(store: &Store, text: &str) -> Result<Side, Failure> {
     if let Ok(run) = store.find_run(text) {
         return Ok(Side::Run(results_of(store, run)?));
     }

@@ -13,9 +13,11 @@ mod devices;
 mod executor;
 mod exit;
 mod explain;
+mod export;
 mod fetch;
 mod fmt;
 mod graph;
+mod import;
 mod key;
 mod log;
 mod logging;
@@ -23,6 +25,7 @@ mod merge;
 mod methods;
 mod new;
 mod output;
+mod past;
 mod plan;
 mod plot;
 mod project;
@@ -30,12 +33,15 @@ mod question;
 mod reference;
 mod remote;
 mod report;
+mod reproduce;
 mod results;
 mod run;
 mod runs;
 mod serve;
 mod show;
+mod spectra;
 mod stages;
+mod tag;
 mod transfer;
 mod trust;
 
@@ -71,6 +77,10 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Cache(cache) => cache::cache(&args.global, cache),
         Command::Merge(merge) => merge::merge(&args.global, merge),
         Command::Divergences(divergences) => merge::divergences(&args.global, divergences),
+        Command::Export(export) => export::export(registry, &args.global, export),
+        Command::Import(import) => import::import(&args.global, import),
+        Command::Reproduce(reproduce) => reproduce::reproduce(registry, &args.global, reproduce),
+        Command::Tag(tag) => tag::tag(&args.global, tag),
         Command::Remote(remote) => remote::remote(&args.global, remote),
         Command::Push(push) => transfer::push(&args.global, push),
         Command::Pull(pull) => transfer::pull(&args.global, pull),

@@ -6,7 +6,7 @@ use sepia_cache::Store;
 use super::{
     args::{self, Global},
     exit::{Exit, Failure},
-    output, project, question,
+    output, project, question, spectra,
 };
 use crate::report::{
     plot::{Axis, Chart, Mark, Palette, Scene, Series, curves, front, png, svg, unit},
@@ -24,12 +24,15 @@ pub(super) fn plot(global: &Global, args: &args::Plot) -> Result<Exit, Failure> 
     if let Some(run) = &run {
         rows.retain(|row| *frame.rows[*row].run == *run.run);
     }
-    let metric = question::metric(&mut frame, &args.metric)?;
-    rows.retain(|row| frame.ends_of(*row).contains_key(metric.as_str()));
     let by = match &args.by {
         Some(list) => question::columns(&mut frame, "--by", list)?,
         None => Vec::new(),
     };
+    if args.metric == spectra::NAME {
+        return finish(&spectra::spectra(&store, &frame, &rows, &by, args)?, spectra::NAME, args);
+    }
+    let metric = question::metric(&mut frame, &args.metric)?;
+    rows.retain(|row| frame.ends_of(*row).contains_key(metric.as_str()));
     let chart = if args.against.is_none() && rows.iter().any(|row| frame.ends_of(*row)[metric.as_str()].points > 1) {
         over_steps(&store, &frame, &rows, &metric, &by, args)?
     } else {
@@ -39,6 +42,10 @@ pub(super) fn plot(global: &Global, args: &args::Plot) -> Result<Exit, Failure> 
         return Err(Failure::usage("plot::nothing", format!("no execution that fits has measured `{metric}`"))
             .help(format!("`sepia results --columns node,{metric}` lists what there is")));
     }
+    finish(&chart, &metric, args)
+}
+
+fn finish(chart: &Chart, metric: &str, args: &args::Plot) -> Result<Exit, Failure> {
     let scene = chart.scene(WIDTH, HEIGHT);
     let name = metric.replace(|c: char| !c.is_alphanumeric() && c != '_', "-");
     let path = args.output.clone().unwrap_or_else(|| format!("{name}.svg").into());
@@ -78,6 +85,13 @@ fn label(frame: &Frame<'_>, group: &Group, by: &[Column]) -> String {
     }
 }
 
+/// Executions that belong together, with what they are called; without `by`, those of one node.
+pub(super) fn grouped(frame: &Frame<'_>, rows: &[usize], by: &[Column]) -> Vec<(String, Vec<usize>)> {
+    let node = [Column::Field(crate::report::query::Field::Node)];
+    let found = groups(frame, rows, if by.is_empty() { &node[..] } else { by });
+    found.into_iter().map(|group| (label(frame, &group, by), group.rows)).collect()
+}
+
 /// Curves over steps, with bands where a group has several executions.
 fn over_steps(
     store: &Store,
@@ -87,14 +101,9 @@ fn over_steps(
     by: &[Column],
     args: &args::Plot,
 ) -> Result<Chart, Failure> {
-    let found = if by.is_empty() {
-        groups(frame, rows, &[Column::Field(crate::report::query::Field::Node)])
-    } else {
-        groups(frame, rows, by)
-    };
-    let executions = |group: &Group| group.rows.iter().map(|row| frame.rows[*row].execution).collect();
+    let executions = |rows: &[usize]| rows.iter().map(|row| frame.rows[*row].execution).collect();
     let named: Vec<(String, Vec<i64>)> =
-        found.iter().map(|group| (label(frame, group, by), executions(group))).collect();
+        grouped(frame, rows, by).into_iter().map(|(label, rows)| (label, executions(&rows))).collect();
     const MOST: usize = 32;
     if named.len() > MOST {
         return Err(Failure::usage("plot::too-many", format!("{} curves cannot be told apart", named.len()))

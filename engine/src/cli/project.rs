@@ -27,8 +27,22 @@ pub(super) struct Project {
     texts: Vec<(Utf8PathBuf, Digest)>,
 }
 
+impl Project {
+    /// The manifest and what it extends, as they were named.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &Utf8Path> {
+        self.texts.iter().map(|(path, _)| path.as_path())
+    }
+}
+
 /// Reads and resolves a manifest. Warnings are printed; errors are returned, all at once.
 pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<Project, Failure> {
+    let project = load_quietly(registry, path, changes)?;
+    output::warnings(&project.plan.warnings, &project.sources);
+    Ok(project)
+}
+
+/// [`load`] without the warnings.
+pub(super) fn load_quietly(registry: Registry, path: &Utf8Path, changes: &Changes) -> Result<Project, Failure> {
     let text = read(path)?;
     // Absolute, because programs run elsewhere.
     let folder = absolute(folder_of(path))?;
@@ -49,10 +63,7 @@ pub(super) fn load(registry: Registry, path: &Utf8Path, changes: &Changes) -> Re
         Ok(plan)
     });
     match resolved {
-        Ok(plan) => {
-            output::warnings(&plan.warnings, &sources);
-            Ok(Project { plan, sources, manifest_digest, texts: texts.into_inner() })
-        }
+        Ok(plan) => Ok(Project { plan, sources, manifest_digest, texts: texts.into_inner() }),
         Err(found) => Err(Failure { exit: Exit::Usage, found, sources }),
     }
 }

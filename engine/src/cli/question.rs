@@ -23,7 +23,7 @@ fn at(option: &str, text: &str, error: QueryError) -> Failure {
 }
 
 /// The executions that fit a condition and are of a stage or kind, oldest first; good ones, unless the condition asks for
-/// outcomes. Also the columns that the condition asks about.
+/// outcomes, and no reproductions, unless it asks for runs. Also the columns that the condition asks about.
 pub(super) fn chosen(
     frame: &mut Frame<'_>,
     condition: Option<&str>,
@@ -43,6 +43,10 @@ pub(super) fn chosen(
     };
     if !asked.contains(&Column::Field(Field::Outcome)) {
         rows.retain(|row| frame.rows[*row].outcome == sepia_cache::Outcome::Done);
+    }
+    // What was made again only to be compared would count twice.
+    if !asked.contains(&Column::Field(Field::Run)) {
+        rows.retain(|row| !sepia_cache::is_reproduction(&frame.rows[*row].run));
     }
     if let Some(stage) = stage {
         let fits = |row: &usize| {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sepia_cache::{ParamRef, Store};
+use sepia_cache::{Origin, ParamRef, Store};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -31,9 +31,11 @@ pub(super) fn results(global: &Global, args: &args::Results) -> Result<Exit, Fai
     };
     if let Some(by) = &args.group {
         let by = question::columns(&mut frame, "--group", by)?;
+        warn_of_strangers(&mut frame, &rows)?;
         return grouped(&mut frame, &rows, &by, columns, &sort, args);
     }
     rows.truncate(args.limit.unwrap_or(usize::MAX));
+    warn_of_strangers(&mut frame, &rows)?;
     match (columns, args.format) {
         (None, TableFormat::Json) => {
             let rows: Result<Vec<Value>, Failure> = rows.iter().map(|row| as_json(&store, &frame, *row)).collect();
@@ -46,6 +48,26 @@ pub(super) fn results(global: &Global, args: &args::Results) -> Result<Exit, Fai
         }
     }
     Ok(Exit::Fine)
+}
+
+fn own() -> Cell {
+    Cell::Text(Origin::Own.name().into())
+}
+
+/// Results that runs would not use are shown with a word of warning.
+fn warn_of_strangers(frame: &mut Frame<'_>, rows: &[usize]) -> Result<(), Failure> {
+    let column = Column::Field(Field::Trust);
+    frame.read(&column)?;
+    let strange = [Origin::UnknownSigner, Origin::Unsigned].map(|origin| Cell::Text(origin.name().into()));
+    let found = rows.iter().filter(|row| strange.contains(frame.cell(**row, &column))).count();
+    if found > 0 {
+        output::note(&format!(
+            "note: {} from elsewhere, and nobody in `trusted_keys` has signed them: runs do not use them; leave them out \
+             with --where \"trust in (own, trusted, signed)\"",
+            if found == 1 { "1 of these results is".to_owned() } else { format!("{found} of these results are") }
+        ));
+    }
+    Ok(())
 }
 
 /// Prints tables; nothing to print is said to people only.
@@ -91,7 +113,7 @@ fn as_json(store: &Store, frame: &Frame<'_>, place: usize) -> Result<Value, Fail
     Ok(json!({
         "node": &*row.node, "kind": &*row.kind, "run": &*row.run, "key": row.key, "seed": row.seed, "outcome": row.outcome,
         "started_at": row.started_at, "wall_seconds": row.wall_seconds, "params": store.params_json(row.execution)?,
-        "results": results, "outputs": store.outputs(row.execution)?,
+        "trust": frame.cell(place, &Column::Field(Field::Trust)).text(), "results": results, "outputs": store.outputs(row.execution)?,
     }))
 }
 
@@ -109,6 +131,10 @@ fn by_kind(frame: &mut Frame<'_>, rows: &[usize], asked: &BTreeSet<Column>) -> R
     let mut tables = Vec::new();
     for (kind, of_kind) in kinds {
         let mut columns = vec![Column::Field(Field::Node), Column::Field(Field::Run)];
+        let trust = Column::Field(Field::Trust);
+        if of_kind.iter().any(|row| *frame.cell(*row, &trust) != own()) {
+            columns.push(trust);
+        }
         let seed = frame.rows[of_kind[0]].seed;
         if of_kind.iter().any(|row| frame.rows[*row].seed != seed) {
             columns.push(Column::Field(Field::Seed));

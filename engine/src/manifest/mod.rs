@@ -64,6 +64,7 @@ pub use format::format;
 pub use load::{Load, Loader, PathParams};
 pub use stage::RESERVED;
 pub use sweep::MAX_NODES;
+pub(crate) use units::parse_bytes;
 
 use std::sync::Arc;
 

@@ -52,7 +52,8 @@ pub(super) fn bytes(value: &Value) -> Result<u64, String> {
     })
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
+/// The bytes of a size such as `4 GiB`.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(digits);

@@ -6,6 +6,7 @@ use super::Plan;
 use crate::{
     diagnostic::{Diagnostic, nearest},
     graph::NodeId,
+    wildcard,
 };
 
 /// Which nodes a run is about.
@@ -52,7 +53,8 @@ pub fn select(plan: &Plan, selection: &Selection) -> Result<Vec<bool>, Vec<Diagn
 }
 
 /// The nodes that a name or glob means. A name stands for itself first (sweep cells hold brackets), then for all cells of
-/// the stage of that name, then it is a glob with `*` and `?`.
+/// the stage of that name, then it is a glob: `*` stands
+/// for any text, `?` for one character, everything else, brackets included, for itself.
 pub(crate) fn matching(plan: &Plan, target: &str) -> Vec<NodeId> {
     if let Some(id) = plan.find(target) {
         return vec![id];
@@ -64,7 +66,7 @@ pub(crate) fn matching(plan: &Plan, target: &str) -> Vec<NodeId> {
     if !cells.is_empty() {
         return cells;
     }
-    plan.ids().filter(|id| glob_matches(target, &plan.node(*id).name)).collect()
+    plan.ids().filter(|id| wildcard::fits(target, &plan.node(*id).name, ('*', '?'))).collect()
 }
 
 fn unknown_target(plan: &Plan, target: &str) -> Diagnostic {
@@ -74,54 +76,6 @@ fn unknown_target(plan: &Plan, target: &str) -> Diagnostic {
         None => {
             let names: Vec<&str> = plan.nodes.iter().take(12).map(|node| node.name.as_str()).collect();
             error.help(format!("stages: {}{}", names.join(", "), if plan.nodes.len() > 12 { ", ..." } else { "" }))
-        }
-    }
-}
-
-/// `*` stands for any text, `?` for one character; everything else, brackets included, for itself.
-fn glob_matches(pattern: &str, text: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let text: Vec<char> = text.chars().collect();
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => {
-                let Some((star_p, star_t)) = star else { return false };
-                star = Some((star_p, star_t + 1));
-                p = star_p + 1;
-                t = star_t + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::glob_matches;
-
-    #[test]
-    fn globs() {
-        for (pattern, text, expected) in [
-            ("train*", "train[lr=0.1]", true),
-            ("*[lr=0.1]", "train[lr=0.1]", true),
-            ("t?ain", "train", true),
-            ("*a*b*", "xaybz", true),
-            ("*a*b", "xaybz", false),
-            ("train", "trains", false),
-            ("", "", true),
-            ("*", "", true),
-        ] {
-            assert_eq!(glob_matches(pattern, text), expected, "{pattern} {text}");
         }
     }
 }

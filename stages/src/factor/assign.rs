@@ -57,6 +57,21 @@ pub fn form_of(layer: &Layer, form: Form) -> Form {
     if matches!(layer.geometry, Geometry::Linear { .. }) { Form::Channel } else { form }
 }
 
+/// Which of these names patterns choose, as indices in their order; all of them without patterns.
+///
+/// # Errors
+/// When a pattern matches nothing.
+pub fn chosen_names(names: &[&str], patterns: Option<&[String]>, param: &str) -> Result<Vec<usize>, StageError> {
+    let Some(patterns) = patterns else { return Ok((0..names.len()).collect()) };
+    let mut taken = vec![false; names.len()];
+    for pattern in patterns {
+        let found = choose(pattern, names);
+        let found = found.map_err(|error| StageError::new(error.to_string()).help(error.help()).param(param))?;
+        found.into_iter().for_each(|index| taken[index] = true);
+    }
+    Ok((0..names.len()).filter(|index| taken[*index]).collect())
+}
+
 /// The layers that patterns choose, in the order of the model. Without patterns: all of the body (neither the first nor
 /// the last, nor shortcuts and attention outputs), but for convolutions in groups.
 ///
@@ -65,19 +80,11 @@ pub fn form_of(layer: &Layer, form: Form) -> Form {
 pub fn chosen(model: &VisionModel, patterns: Option<&[String]>, param: &str) -> Result<Vec<String>, StageError> {
     let layers = model.layers();
     let names: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
-    let mut taken = vec![false; names.len()];
-    match patterns {
-        Some(patterns) => {
-            for pattern in patterns {
-                let found = choose(pattern, &names);
-                let found =
-                    found.map_err(|error| StageError::new(error.to_string()).help(error.help()).param(param))?;
-                found.into_iter().for_each(|index| taken[index] = true);
-            }
-        }
-        None => layers.iter().zip(&mut taken).for_each(|(layer, taken)| *taken = is_body(layer) && !is_grouped(layer)),
+    let mut found = chosen_names(&names, patterns, param)?;
+    if patterns.is_none() {
+        found.retain(|index| is_body(layers[*index]) && !is_grouped(layers[*index]));
     }
-    Ok(names.iter().zip(taken).filter(|(_, taken)| *taken).map(|(name, _)| (*name).to_owned()).collect())
+    Ok(found.into_iter().map(|index| names[index].to_owned()).collect())
 }
 
 /// Ranks of a rule for these layers.
@@ -93,16 +100,15 @@ pub fn by_rule(model: &VisionModel, paths: &[String], form: Form, rule: RankRule
     paths.iter().map(rank).collect()
 }
 
-/// Ranks of a table by name or pattern. A name that stands there itself goes before a pattern that matches it.
+/// Ranks of a table by name or pattern, by the index of the name. A name that stands there itself goes before a pattern
+/// that matches it.
 ///
 /// # Errors
-/// When an entry matches nothing, or two patterns give one layer two ranks.
-pub fn by_table(model: &VisionModel, table: &BTreeMap<String, usize>, form: Form) -> Result<Ranks, StageError> {
-    let layers = model.layers();
-    let names: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+/// When an entry matches nothing, or two patterns give one name two ranks.
+pub fn by_names(names: &[&str], table: &BTreeMap<String, usize>) -> Result<BTreeMap<usize, usize>, StageError> {
     let mut found: BTreeMap<usize, (&str, usize)> = BTreeMap::new();
     for (pattern, rank) in table {
-        let matches = choose(pattern, &names);
+        let matches = choose(pattern, names);
         let matches = matches.map_err(|error| StageError::new(error.to_string()).help(error.help()).param("table"))?;
         for index in matches {
             let own = |key: &str| key == names[index];
@@ -118,9 +124,18 @@ pub fn by_table(model: &VisionModel, table: &BTreeMap<String, usize>, form: Form
             }
         }
     }
-    let ranks =
-        found.into_iter().map(|(index, (_, rank))| (names[index].to_owned(), form_of(layers[index], form), rank));
-    Ok(ranks.collect())
+    Ok(found.into_iter().map(|(index, (_, rank))| (index, rank)).collect())
+}
+
+/// The same for the layers of a model.
+///
+/// # Errors
+/// As [`by_names`].
+pub fn by_table(model: &VisionModel, table: &BTreeMap<String, usize>, form: Form) -> Result<Ranks, StageError> {
+    let layers = model.layers();
+    let names: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+    let found = by_names(&names, table)?.into_iter();
+    Ok(found.map(|(index, rank)| (names[index].to_owned(), form_of(layers[index], form), rank)).collect())
 }
 
 /// Splits ranks into those whose factors are smaller than the weight and those that are not.
@@ -140,20 +155,8 @@ pub fn only_smaller(model: &VisionModel, ranks: Ranks) -> Result<(Ranks, Ranks),
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-    use crate::model::vision::{Architecture, VisionConfig, VisionParams};
-
-    fn lenet() -> VisionModel {
-        let config = VisionConfig {
-            model: VisionParams::of(Architecture::Lenet),
-            channels: 1,
-            image_size: [28; 2],
-            classes: 10,
-        };
-        VisionModel::new(config, |name| name.len() as u64, &Device::flex())
-    }
+    use crate::testing::lenet;
 
     fn table(entries: &[(&str, usize)]) -> BTreeMap<String, usize> {
         entries.iter().map(|(name, rank)| ((*name).to_owned(), *rank)).collect()

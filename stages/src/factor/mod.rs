@@ -12,7 +12,7 @@ mod layer;
 mod split;
 mod truncate;
 
-pub use assign::{Measure, Ranks, by_rule, by_table, chosen, form_of, only_smaller};
+pub use assign::{Measure, Ranks, by_names, by_rule, by_table, chosen, chosen_names, form_of, only_smaller};
 pub use budget::{RankRule, RankRuleError, fits, is_smaller_factored};
 pub use choose::{ChooseError, choose};
 pub use decouple::{Decoupled, decouple, truncate_filters};

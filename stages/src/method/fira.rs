@@ -20,9 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
-    galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, Side, predicted_sizes},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Side, StepReport, predicted_sizes},
 };
 use crate::{
     linalg::subspace::SubspaceConfig,
@@ -239,6 +238,18 @@ enum Moments {
     RmsProp(Tensor<2>),
 }
 
+impl Moments {
+    fn clear(&mut self) {
+        match self {
+            Self::Adam(_, state) => {
+                state.m.inplace(|m| m.zeros_like());
+                state.v.inplace(|v| v.zeros_like());
+            }
+            Self::RmsProp(second) => second.inplace(|v| v.zeros_like()),
+        }
+    }
+}
+
 /// One matrix under Fira.
 #[derive(Debug, Clone)]
 pub struct Fira {
@@ -267,16 +278,6 @@ impl Fira {
                 second.inplace(|v| v.mul_scalar(0.9).add(squared));
                 (r.clone().div(second.clone().sqrt().add_scalar(1e-6)), 1.0, 0.0)
             }
-        }
-    }
-
-    fn clear_moments(&mut self) {
-        match &mut self.moments {
-            Moments::Adam(_, state) => {
-                state.m.inplace(|m| m.zeros_like());
-                state.v.inplace(|v| v.zeros_like());
-            }
-            Moments::RmsProp(second) => second.inplace(|v| v.zeros_like()),
         }
     }
 
@@ -317,13 +318,10 @@ impl MatrixMethod for Fira {
         gradient: &Tensor<2>,
         lr: f64,
     ) -> Result<(Tensor<2>, StepReport), StageError> {
-        let refresh = match self.projection.refresh(gradient) {
+        let refresh = match self.projection.begin(gradient, || self.moments.clear()) {
             Ok(refresh) => refresh,
-            Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
+            Err(report) => return Ok((weight, report)),
         };
-        if self.projection.clears_moments(&refresh) {
-            self.clear_moments();
-        }
         let r = self.projection.down(gradient);
         let (n, correction, weight_decay) = self.normalise(&r);
         self.projection.advance();

@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Matrix, MatrixCost, MethodParams, MethodSetup, check_rank,
-    galore::StepReport,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::Refresh,
+    projection::{Refresh, StepReport},
 };
 use crate::{
     ops,

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     Matrix, MatrixCost, MethodParams, MethodSetup, check_positive,
     per_matrix::{MatrixMethod, PerMatrix},
-    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, Refresh, predicted_sizes},
+    projection::{MomentsAtRefresh, ProjType, Projection, ProjectionConfig, StepReport, predicted_sizes},
 };
 use crate::{
-    linalg::{subspace::SubspaceConfig, svd::LinalgError},
+    linalg::subspace::SubspaceConfig,
     ops,
     optim::{AdafactorConfig, EightBit, MatrixOptimizer, MatrixState},
     train::{AdamHyper, Method, State},
@@ -148,15 +148,6 @@ pub struct GaloreConfig {
     pub optimizer: MatrixOptimizer,
 }
 
-/// What happened at one step of one matrix.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepReport {
-    /// What became of the basis.
-    pub refresh: Refresh,
-    /// Set when the step was left out: weight, moments and basis are as before.
-    pub skipped: Option<LinalgError>,
-}
-
 /// One matrix under GaLore.
 #[derive(Debug, Clone)]
 pub struct Galore {
@@ -188,13 +179,10 @@ impl MatrixMethod for Galore {
         gradient: &Tensor<2>,
         lr: f64,
     ) -> Result<(Tensor<2>, StepReport), StageError> {
-        let refresh = match self.projection.refresh(gradient) {
+        let refresh = match self.projection.begin(gradient, || self.optimizer.clear()) {
             Ok(refresh) => refresh,
-            Err(error) => return Ok((weight, StepReport { refresh: Refresh::NotDue, skipped: Some(error) })),
+            Err(report) => return Ok((weight, report)),
         };
-        if self.projection.clears_moments(&refresh) {
-            self.optimizer.clear();
-        }
         let direction = self.optimizer.direction(self.projection.down(gradient), lr)?;
         self.projection.advance();
         let update = self.projection.up(direction.tensor);

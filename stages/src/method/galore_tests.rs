@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     linalg::subspace::{Solver, SubspaceConfig},
-    method::projection::{MomentsAtRefresh, ProjType, Side, predicted_floats},
+    method::projection::{MomentsAtRefresh, ProjType, Refresh, Side, predicted_floats},
     optim::{AdafactorConfig, CodeTable, EightBit},
     random::Rng,
     train::{AdamFlavour, AdamHyper},

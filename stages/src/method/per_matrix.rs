@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor};
 use sepia_engine::stage::{StageError, derive_seed};
 
-use super::{galore::StepReport, projection::Refresh};
+use super::projection::{Refresh, StepReport};
 use crate::{
     model::Llama,
     optim::MatrixOptimizer,

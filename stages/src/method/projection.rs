@@ -127,6 +127,15 @@ pub enum Refresh {
     Kept(LinalgError),
 }
 
+/// What happened at one step of one matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// What became of the basis.
+    pub refresh: Refresh,
+    /// Set when the step was left out: weight, moments and basis are as before.
+    pub skipped: Option<LinalgError>,
+}
+
 /// The projection of one matrix.
 #[derive(Debug, Clone)]
 pub struct Projection {
@@ -215,6 +224,19 @@ impl Projection {
                 Ok(Refresh::Kept(error))
             }
         }
+    }
+
+    /// Begins a step: [`refresh`](Self::refresh), and `clear` where moments shall begin anew.
+    ///
+    /// # Errors
+    /// The report of a step that must be left out.
+    pub fn begin(&mut self, gradient: &Tensor<2>, clear: impl FnOnce()) -> Result<Refresh, StepReport> {
+        let refresh =
+            self.refresh(gradient).map_err(|error| StepReport { refresh: Refresh::NotDue, skipped: Some(error) })?;
+        if self.clears_moments(&refresh) {
+            clear();
+        }
+        Ok(refresh)
     }
 
     fn renew(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {

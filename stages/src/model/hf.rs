@@ -2,10 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use burn::{
-    module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Device, Tensor, TensorData},
-};
+use burn::tensor::{DType, Device, TensorData};
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use sepia_engine::stage::StageError;
@@ -13,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     config::{INIT_STD, LlamaConfig, RMS_NORM_EPS, ROPE_THETA},
-    llama::Llama,
+    factored::{self, FactorRanks},
+    llama::{Llama, Weight},
 };
 
 const CONFIG: &str = "config.json";
@@ -44,6 +42,8 @@ struct Written<'a> {
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
     torch_dtype: &'a str,
+    #[serde(skip_serializing_if = "FactorRanks::is_empty")]
+    sepia_ranks: FactorRanks,
 }
 
 /// What is read of a `config.json`; other fields are left alone.
@@ -72,6 +72,8 @@ struct Read {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    #[serde(default)]
+    sepia_ranks: FactorRanks,
 }
 
 fn silu() -> String {
@@ -118,10 +120,11 @@ pub fn save(model: &Llama, folder: &Utf8Path, tokenizer: Option<&Utf8Path>) -> R
         bos_token_id: None,
         eos_token_id: None,
         torch_dtype: "float32",
+        sepia_ranks: model.factor_ranks(),
     };
     let text = serde_json::to_string_pretty(&written).map_err(std::io::Error::other)?;
     fs_err::write(folder.join(CONFIG), text + "\n")?;
-    write_views(&folder.join(WEIGHTS), named_tensors(model))?;
+    write_views(&folder.join(WEIGHTS), factored::stored(model))?;
     if let Some(tokenizer) = tokenizer {
         fs_err::copy(tokenizer, folder.join("tokenizer.json"))?;
     }
@@ -133,6 +136,19 @@ pub fn save(model: &Llama, folder: &Utf8Path, tokenizer: Option<&Utf8Path>) -> R
 /// # Errors
 /// When `config.json` is missing or describes a model that this one cannot be.
 pub fn load_config(folder: &Utf8Path) -> Result<LlamaConfig, StageError> {
+    read_config(folder).map(|(config, _)| config)
+}
+
+/// Whether a folder holds a LLaMA, and not a classifier.
+#[must_use]
+pub fn is_llama(folder: &Utf8Path) -> bool {
+    let text = fs_err::read_to_string(folder.join(CONFIG)).unwrap_or_default();
+    let config = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
+    config.get("model_type").and_then(serde_json::Value::as_str) == Some("llama")
+}
+
+/// The sizes, and which matrices are factored.
+fn read_config(folder: &Utf8Path) -> Result<(LlamaConfig, FactorRanks), StageError> {
     let path = folder.join(CONFIG);
     let read: Read =
         serde_json::from_str(&fs_err::read_to_string(&path)?).map_err(|error| StageError::unreadable(&path, error))?;
@@ -168,7 +184,7 @@ pub fn load_config(folder: &Utf8Path) -> Result<LlamaConfig, StageError> {
     };
     match unsupported {
         Some(why) => Err(StageError::unreadable(&path, why)),
-        None => Ok(config),
+        None => Ok((config, read.sepia_ranks)),
     }
 }
 
@@ -177,16 +193,16 @@ pub fn load_config(folder: &Utf8Path) -> Result<LlamaConfig, StageError> {
 /// # Errors
 /// When a file is missing or damaged, or a weight is missing, has another shape or an unknown dtype.
 pub fn load(folder: &Utf8Path, device: &Device) -> Result<Llama, StageError> {
-    let config = load_config(folder)?;
+    let (config, ranks) = read_config(folder)?;
     let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
     if whole.exists() || !index.exists() {
-        return load_weights(config, &whole, device);
+        return load_file(config, &ranks, &whole, device);
     }
     let read: Index = serde_json::from_str(&fs_err::read_to_string(&index)?)
         .map_err(|error| StageError::unreadable(&index, error))?;
     // One file at a time is in memory.
     let mut names: BTreeMap<&str, Vec<(String, Vec<usize>)>> = BTreeMap::new();
-    for (name, shape) in config.weight_shapes() {
+    for (name, shape) in factored::shapes(&config, &ranks) {
         let Some(file) = read.weight_map.get(&name) else {
             return Err(StageError::unreadable(&index, format!("there is no `{name}`")));
         };
@@ -200,7 +216,7 @@ pub fn load(folder: &Utf8Path, device: &Device) -> Result<Llama, StageError> {
     for (file, names) in names {
         read_file(&folder.join(file), names, &mut weights)?;
     }
-    Ok(build(config, weights, device))
+    factored::build(config, &ranks, weights, device)
 }
 
 /// `model.safetensors.index.json`.
@@ -214,9 +230,18 @@ struct Index {
 /// # Errors
 /// When the file is missing or damaged, or a weight is missing, has another shape or an unknown dtype.
 pub fn load_weights(config: LlamaConfig, path: &Utf8PathBuf, device: &Device) -> Result<Llama, StageError> {
+    load_file(config, &FactorRanks::new(), path, device)
+}
+
+fn load_file(
+    config: LlamaConfig,
+    ranks: &FactorRanks,
+    path: &Utf8PathBuf,
+    device: &Device,
+) -> Result<Llama, StageError> {
     let mut weights = BTreeMap::new();
-    read_file(path, config.weight_shapes(), &mut weights)?;
-    Ok(build(config, weights, device))
+    read_file(path, factored::shapes(&config, ranks), &mut weights)?;
+    factored::build(config, ranks, weights, device)
 }
 
 /// Adds the named weights of a safetensors file.
@@ -232,14 +257,6 @@ fn read_file(
         weights.insert(name, data);
     }
     Ok(())
-}
-
-/// The model of weights that were checked as a whole: building it cannot fail half-way.
-fn build(config: LlamaConfig, mut weights: BTreeMap<String, TensorData>, device: &Device) -> Llama {
-    // Every name that `build` asks for is in the map: both follow `weight_shapes`, which a test holds together.
-    Llama::build(config, device, |name, shape| {
-        weights.remove(name).unwrap_or_else(|| TensorData::zeros::<f32, _>(shape.to_vec()))
-    })
 }
 
 pub(super) fn read_weight(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<TensorData, String> {
@@ -284,12 +301,7 @@ impl View for Stored {
     }
 }
 
-/// A weight where it is: it comes to the host when it is written, one at a time.
-struct Weight {
-    tensor: Tensor<1>,
-    shape: Vec<usize>,
-}
-
+/// It comes to the host when it is written, one at a time.
 impl View for Weight {
     fn dtype(&self) -> Dtype {
         Dtype::F32
@@ -306,35 +318,6 @@ impl View for Weight {
     fn data_len(&self) -> usize {
         4 * self.shape.iter().product::<usize>()
     }
-}
-
-/// Every parameter's name and value, in the order of the model.
-fn named_tensors(model: &Llama) -> Vec<(String, Weight)> {
-    #[derive(Default)]
-    struct Collect {
-        path: Vec<String>,
-        found: Vec<(String, Weight)>,
-    }
-
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
-        }
-
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let (tensor, shape) = (param.val(), param.dims().to_vec());
-            let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
-            self.found.push((self.path.join("."), Weight { tensor: tensor.reshape([-1]), shape }));
-        }
-    }
-
-    let mut collect = Collect::default();
-    model.visit(&mut collect);
-    collect.found
 }
 
 /// Writes tensors of f32, f64, f16, bf16 or u8 as a safetensors file. The same tensors give the same bytes.

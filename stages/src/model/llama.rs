@@ -262,13 +262,19 @@ impl Block {
     }
 }
 
-/// Every parameter's name, shape and value, in the order of the model.
-#[must_use]
-pub fn named_weights(model: &Llama) -> Vec<(String, TensorData)> {
+/// A parameter of a model where it is, without autodiff.
+pub(super) struct Weight {
+    pub(super) shape: Vec<usize>,
+    /// Flat.
+    pub(super) tensor: Tensor<1>,
+}
+
+/// Every parameter by name, in the order of the model.
+pub(super) fn weights(model: &Llama) -> Vec<(String, Weight)> {
     #[derive(Default)]
     struct Collect {
         path: Vec<String>,
-        found: Vec<(String, TensorData)>,
+        found: Vec<(String, Weight)>,
     }
 
     impl ModuleVisitor for Collect {
@@ -281,13 +287,26 @@ pub fn named_weights(model: &Llama) -> Vec<(String, TensorData)> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.push((self.path.join("."), param.base().into_data()));
+            let (tensor, shape) = (param.base(), param.dims().to_vec());
+            let tensor = if tensor.is_autodiff() { tensor.inner() } else { tensor };
+            self.found.push((self.path.join("."), Weight { shape, tensor: tensor.reshape([-1]) }));
         }
     }
 
     let mut collect = Collect::default();
     model.visit(&mut collect);
     collect.found
+}
+
+/// Every parameter's name, shape and value, in the order of the model.
+#[must_use]
+pub fn named_weights(model: &Llama) -> Vec<(String, TensorData)> {
+    let data = |(name, Weight { shape, tensor }): (String, Weight)| {
+        let data = tensor.into_data();
+        let dtype = data.dtype();
+        (name, TensorData::from_bytes(data.into_bytes(), shape, dtype))
+    };
+    weights(model).into_iter().map(data).collect()
 }
 
 #[cfg(test)]

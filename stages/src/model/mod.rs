@@ -2,11 +2,13 @@
 
 mod adapter;
 mod config;
+mod factored;
 mod hf;
 mod llama;
 pub mod vision;
 
 pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock};
 pub use config::{LlamaConfig, ModelParams, Preset};
-pub use hf::{load, load_config, load_weights, save, write_tensors};
+pub use factored::FactorRanks;
+pub use hf::{is_llama, load, load_config, load_weights, save, write_tensors};
 pub use llama::{Linear, Llama, named_weights};

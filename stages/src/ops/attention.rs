@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use burn::{
-    backend::{Flex, ops::FloatTensorOps},
-    tensor::{Device, Shape, Tensor, TensorData, activation},
-};
+use burn::tensor::{Device, Shape, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
+    matmul::matmul,
 };
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
@@ -188,7 +186,7 @@ impl FusedAttention {
     fn probabilities(&self, q: &Host, k: &Host, (begin, end): (usize, usize)) -> Host {
         let rows = end - begin;
         let keys = self.split(k).narrow(2, 0, end).transpose(2, 3);
-        let mut scores = Flex::float_matmul(self.split(q).narrow(2, begin, rows), keys);
+        let mut scores = matmul(&self.split(q).narrow(2, begin, rows), &keys);
         scores.storage_mut::<f32>().par_chunks_mut(rows * end).for_each(|scores| {
             simd(
                 #[inline(always)]
@@ -270,7 +268,7 @@ impl Fused<3> for FusedAttention {
         let mut out = vec![0.0f32; batch * self.piece()];
         for (begin, end) in self.blocks() {
             let p = self.probabilities(&q, &k, (begin, end));
-            let mixed = Flex::float_matmul(p, self.split(&v).narrow(2, 0, end));
+            let mixed = matmul(&p, &self.split(&v).narrow(2, 0, end));
             self.join(&mixed, (begin, end), &mut out);
         }
         (host(out, [batch * seq, n_head * head_dim]), [q, k, v])
@@ -289,7 +287,7 @@ impl Fused<3> for FusedAttention {
             let keys = self.split(&k).narrow(2, 0, end);
             let queries = self.split(&q).narrow(2, begin, rows);
             let values_t = self.split(&v).narrow(2, 0, end).transpose(2, 3);
-            let mut change = Flex::float_matmul(grad.clone(), values_t);
+            let mut change = matmul(&grad, &values_t);
             change.storage_mut::<f32>().par_chunks_mut(rows * end).zip(values(&p).par_chunks(rows * end)).for_each(
                 |(change, p)| {
                     simd(
@@ -305,10 +303,10 @@ impl Fused<3> for FusedAttention {
                     );
                 },
             );
-            sum_v = Some(add_to_first_rows(sum_v, Flex::float_matmul(p.transpose(2, 3), grad), batch * n_head));
-            let for_keys = Flex::float_matmul(change.transpose(2, 3), queries);
+            sum_v = Some(add_to_first_rows(sum_v, matmul(&p.transpose(2, 3), &grad), batch * n_head));
+            let for_keys = matmul(&change.transpose(2, 3), &queries);
             sum_k = Some(add_to_first_rows(sum_k, for_keys, batch * n_head));
-            self.turned_back(&Flex::float_matmul(change, keys), (begin, end), self.scale(), &mut for_q);
+            self.turned_back(&matmul(&change, &keys), (begin, end), self.scale(), &mut for_q);
         }
         if let (Some(sum_k), Some(sum_v)) = (sum_k, sum_v) {
             self.turned_back(&sum_k, (0, seq), 1.0, &mut for_k);

@@ -1,11 +1,11 @@
 //! The linear layer.
 
-use burn::{
-    backend::{Flex, ops::FloatTensorOps},
-    tensor::Tensor,
-};
+use burn::tensor::Tensor;
 
-use super::fused::{Fused, Host, Input, applies, apply};
+use super::{
+    fused::{Fused, Host, Input, applies, apply},
+    matmul::matmul,
+};
 
 /// `x W^T`: `[n, in]` and weight `[out, in]` to `[n, out]`.
 #[must_use]
@@ -33,13 +33,13 @@ impl Fused<2> for FusedLinear {
     type Saved = [Host; 2];
 
     fn forward(&self, [x, weight]: [Host; 2]) -> (Host, Self::Saved) {
-        let y = Flex::float_matmul(x.clone(), weight.transpose(0, 1));
+        let y = matmul(&x, &weight.transpose(0, 1));
         (y, [x, weight])
     }
 
     fn backward(&self, [x, weight]: Self::Saved, grad: Host, wanted: [bool; 2]) -> [Option<Host>; 2] {
-        let for_weight = wanted[1].then(|| Flex::float_matmul(grad.transpose(0, 1), x));
-        let for_x = wanted[0].then(|| Flex::float_matmul(grad, weight));
+        let for_weight = wanted[1].then(|| matmul(&grad.transpose(0, 1), &x));
+        let for_x = wanted[0].then(|| matmul(&grad, &weight));
         [for_x, for_weight]
     }
 }

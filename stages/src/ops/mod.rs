@@ -16,6 +16,7 @@ mod embedding;
 mod fused;
 mod kernel;
 mod linear;
+mod matmul;
 mod rms_norm;
 mod swiglu;
 mod update;

@@ -29,14 +29,9 @@ impl Stage for CuttlefishStage {
 
     fn check(params: &Self::Params, check: &mut Check<'_>) {
         params.check(check);
-        params.method.check_epochs("method", params.epochs, check);
         if params.method.layers.is_some() && check.is_connected("profile") {
             let message = "`layers` and the input `profile` both say which layers are factorised";
             check.problem("method.layers", message, "keep one of them");
-        }
-        if params.warmup_epochs > 0 && params.method.rewarm.epochs > 0 {
-            let message = "`warmup_epochs` and `method.rewarm` both raise the learning rate at the start";
-            check.problem("warmup_epochs", message, "leave `warmup_epochs` out");
         }
     }
 
@@ -46,7 +41,7 @@ impl Stage for CuttlefishStage {
             None => None,
         };
         let mut method = CuttlefishMethod::new(&params.method, params.weight_decay, costs);
-        run_vision(params, knobs, &mut method, ctx)?;
-        report_ranks(ctx)
+        let deployed = run_vision(params, knobs, &mut method, ctx)?;
+        report_ranks(&deployed, ctx)
     }
 }

@@ -156,7 +156,7 @@ fn report(params: &EvaluateParams, ctx: &mut StageContext<'_>) -> Result<(), Sta
         unigram_perplexity: unigram_loss(&data.train()?, &split, data.meta.vocab_size).exp(),
         tokens: found.tokens,
         seq_len,
-        parameters: config.parameters(),
+        parameters: model.stored_parameters(),
     };
     let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?;
     fs_err::write(ctx.output("evaluation")?, text + "\n")?;

@@ -1,38 +1,15 @@
 //! TRP, Cuttlefish and Maestro as stages, on the images that ship.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_engine::stage::{InputFiles, MetricPoint, Stage, StageError};
+use sepia_engine::stage::{MetricPoint, Stage, StageError};
 use serde_json::json;
 
-use super::{
-    CuttlefishProfile, CuttlefishStage, ImageDataset, MaestroStage, ReduceRanks, TrpStage,
-    image_dataset::ImageDatasetParams,
-};
+use super::{CuttlefishProfile, CuttlefishStage, ReduceRanks, TrainClassifier};
 use crate::{
-    data::ImageFormat,
+    method::{maestro::MaestroParams, trp::TrpParams, vision::AnyVisionMethod},
     model::vision::{VisionModel, load_vision},
     testing::{Bench, Recorder, result},
 };
-
-fn data(bench: &Bench, per_class: usize) -> Utf8PathBuf {
-    let folder = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
-    let files = |split: &str| {
-        let path = |what: &str| folder.join(format!("{split}-{what}-ubyte.gz"));
-        InputFiles::of(vec![path("images-idx3"), path("labels-idx1")])
-    };
-    let params = ImageDatasetParams {
-        format: ImageFormat::Idx,
-        train: files("train"),
-        validation: Some(files("test")),
-        validation_part: 0.1,
-        classes: None,
-        max_per_class: Some(per_class),
-    };
-    let job = bench.job("data", &[], &["data"]);
-    let output = job.outputs["data"].clone();
-    Bench::run::<ImageDataset>(&params, job, &mut Recorder::default()).unwrap();
-    output
-}
 
 fn params<S: Stage>(more: serde_json::Value) -> S::Params {
     let mut all = json!({ "model": { "name": "lenet" }, "epochs": 4, "batch_size": 50, "lr": 0.05 });
@@ -88,10 +65,11 @@ where
 #[test]
 fn trp_decomposes_and_resumes_to_the_same_bytes() {
     let bench = Bench::new();
-    data(&bench, 15);
+    bench.fashion_images(15);
     for at in ["truncation", "step"] {
         let method = json!({ "layers": ["conv2", "fc1"], "period": 2, "energy": 0.8, "nuclear_at": at, "at_end": { "energy": 0.8 } });
-        let (points, folder) = train::<TrpStage>(&bench, at, json!({ "method": method }), &["model", "trained"]);
+        let (points, folder) =
+            train::<TrainClassifier<TrpParams>>(&bench, at, json!({ "method": method }), &["model", "trained"]);
         let small = model(&folder);
         assert!(small.layer("fc1").unwrap().is_factored());
         assert!(result(&points, "parameters") < result(&points, "dense_parameters"));
@@ -104,7 +82,7 @@ fn trp_decomposes_and_resumes_to_the_same_bytes() {
 #[test]
 fn cuttlefish_switches_and_resumes_to_the_same_bytes_on_both_sides_of_the_switch() {
     let bench = Bench::new();
-    data(&bench, 15);
+    bench.fashion_images(15);
     let method = json!({ "min_epoch": 0, "threshold": 1e9, "integer_ranks": true, "scaled": false });
     let (points, folder) = train::<CuttlefishStage>(&bench, "settled", json!({ "method": method }), &["model"]);
     // A slope needs two values: the first epoch's, and the second's.
@@ -127,7 +105,7 @@ fn cuttlefish_switches_and_resumes_to_the_same_bytes_on_both_sides_of_the_switch
 #[test]
 fn ranks_that_do_not_settle_in_time_leave_the_model_dense_and_a_note() {
     let bench = Bench::new();
-    let data = data(&bench, 10);
+    let data = bench.fashion_images(10);
     let method = json!({ "min_epoch": 0, "threshold": 1e-12, "relaxations": [] });
     let job = bench.job("never", &[("data", &data)], &["model"]);
     let mut sink = Recorder::default();
@@ -140,19 +118,20 @@ fn ranks_that_do_not_settle_in_time_leave_the_model_dense_and_a_note() {
 #[test]
 fn maestro_shrinks_really_and_resumes_to_the_same_bytes() {
     let bench = Bench::new();
-    let data = data(&bench, 15);
+    let data = bench.fashion_images(15);
     let method = json!({ "lambda": 0.02, "threshold": 1.0 });
-    let (points, folder) = train::<MaestroStage>(&bench, "maestro", json!({ "method": method }), &["model", "factors"]);
+    let (points, folder) =
+        train::<TrainClassifier<MaestroParams>>(&bench, "maestro", json!({ "method": method }), &["model", "trained"]);
     let footprint: Vec<f64> =
         points.iter().filter(|point| point.name == "footprint").map(|point| point.value).collect();
     assert!(footprint.windows(2).all(|pair| pair[1] <= pair[0]) && footprint.len() == 4, "{footprint:?}");
     assert!(footprint[3] < footprint[0], "factors get narrower while training: {footprint:?}");
-    let (small, factors) = (model(&folder), model(&bench.path("maestro whole").join("factors")));
+    let (small, factors) = (model(&folder), model(&bench.path("maestro whole").join("trained")));
     assert!(small.parameters() <= factors.parameters());
     assert!(["conv2", "fc1", "fc2"].iter().all(|path| factors.layer(path).unwrap().is_factored()));
 
     let reduce = |budget: f64| {
-        let source = bench.path("maestro whole").join("factors");
+        let source = bench.path("maestro whole").join("trained");
         let job = bench.job(&format!("budget {budget}"), &[("model", &source), ("data", &data)], &["model"]);
         let params = serde_json::from_value(json!({ "budget": budget, "images": 60, "step": 0.5, "batch_size": 50 }));
         Bench::run::<ReduceRanks>(&params.unwrap(), job, &mut Recorder::default())
@@ -165,9 +144,24 @@ fn maestro_shrinks_really_and_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn factors_from_the_beginning_learn_and_resume_to_the_same_bytes() {
+    let bench = Bench::new();
+    bench.fashion_images(15);
+    for name in ["low-rank", "condlr"] {
+        let method = json!({ "name": name, "ranks": { "ratio": 0.25 } });
+        let outputs = &["model", "trained"];
+        let (points, folder) =
+            train::<TrainClassifier<AnyVisionMethod>>(&bench, name, json!({ "method": method, "epochs": 5 }), outputs);
+        assert_eq!(result(&points, "factored_layers"), 3.0);
+        assert_eq!(model(&folder).layer("fc1").unwrap().factored().unwrap().1, 30);
+        assert!(result(&points, "val_accuracy") > 0.2, "{name}: {}", result(&points, "val_accuracy"));
+    }
+}
+
+#[test]
 fn a_profile_times_each_stack_once_and_decides_what_is_factorised() {
     let bench = Bench::new();
-    let data = data(&bench, 10);
+    let data = bench.fashion_images(10);
     let job = bench.job("profile", &[("data", &data)], &["profile"]);
     let file = job.outputs["profile"].clone();
     let profile =

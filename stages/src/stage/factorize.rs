@@ -1,4 +1,4 @@
-//! `factorize`: a trained classifier with factors in place of its weights. Changing the rank rule does not train anew.
+//! `factorize`: a trained model with factors in place of its weights. Changing the rank rule does not train anew.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,20 @@ use schemars::JsonSchema;
 use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::{IMAGES, MODEL, RANKS, rank_analysis};
+use super::{IMAGES, MODEL, RANKS, factorize_llama, rank_analysis};
 use crate::{
     data::{ImageBatch, ImageFolder},
     device,
     factor::{self, Measure, RankRule},
-    model::vision::{Form, Pass, Seen, VisionModel, Weight, load_vision, save_vision},
+    model::{
+        is_llama,
+        vision::{Form, Pass, Seen, VisionModel, Weight, load_vision, save_vision},
+    },
     train::vision::fits_data,
 };
 
-/// Replaces layers of a trained classifier by two smaller ones, from the singular value decomposition of their weights.
+/// Replaces layers of a trained model by two smaller ones, from the singular value decomposition of their weights: of a
+/// classifier of images, or the matrices of attention and MLP of a LLaMA, which `evaluate` then runs as factors.
 ///
 /// Exactly one of `ranks`, `measure` and the input `like` says the ranks of the layers that `layers` chooses; `table` says
 /// those of the layers it names, and goes before them. Layers whose factors would not be smaller stay dense.
@@ -71,7 +75,7 @@ impl Stage for Factorize {
     const KIND: &'static str = "factorize";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
-        Port::new("model", MODEL, "a trained classifier of images"),
+        Port::new("model", MODEL, "a trained classifier of images, or a LLaMA"),
         Port::new("ranks", RANKS, "its rank analysis, for `measure`").optional(),
         Port::new("data", IMAGES, "images whose activations decide which directions count (LoRAP's weighted SVD)")
             .optional(),
@@ -138,7 +142,11 @@ impl Stage for Factorize {
     }
 
     fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
-        device::with_threads(ctx.threads(), || factorize(params, ctx))
+        let folder = ctx.input("model")?;
+        device::with_threads(ctx.threads(), || match is_llama(&folder) {
+            true => factorize_llama::factorize(params, &folder, ctx),
+            false => factorize(params, ctx),
+        })
     }
 }
 
@@ -174,7 +182,7 @@ fn factorize(params: &FactorizeParams, ctx: &mut StageContext<'_>) -> Result<(),
     save_vision(&model, &ctx.output("model")?)?;
     ctx.result("parameters", model.parameters() as f64)?;
     ctx.result("macs", model.macs() as f64)?;
-    report_ranks(ctx)
+    report_ranks(&model, ctx)
 }
 
 /// Images in one forward pass of the calibration.
@@ -216,9 +224,8 @@ fn stay_dense(larger: &factor::Ranks, ctx: &mut StageContext<'_>, smaller: facto
     smaller
 }
 
-/// Records the size of the model at the output `model`, and the rank of every factored layer.
-pub(super) fn report_ranks(ctx: &mut StageContext<'_>) -> Result<(), StageError> {
-    let model = load_vision(&ctx.output("model")?, &device::open(ctx)?)?;
+/// Records the size of a model, and the rank of every factored layer.
+pub(super) fn report_ranks(model: &VisionModel, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
     let layers = model.layers();
     let factored: Vec<_> = layers.iter().filter_map(|layer| Some((layer.path.as_str(), layer.factored()?.1))).collect();
     ctx.result("factored_layers", factored.len() as f64)?;
@@ -269,19 +276,8 @@ fn measured(
 ) -> Result<factor::Ranks, StageError> {
     let analysis = rank_analysis::read_ranks(&ctx.input("ranks")?)?;
     let rank = |path: &String| {
-        let name = format!("{path}.weight");
-        let found = analysis.weights.iter().find(|weight| weight.name == name).ok_or_else(|| {
-            StageError::new(format!("the rank analysis has no weight `{name}`"))
-                .help("connect an analysis of this very model, with weights = [\"*\"]")
-                .param("measure")
-        })?;
-        let value = measure.of(&found.measures, found.scaled_stable_rank).ok_or_else(|| {
-            StageError::new("the rank analysis has no scaled stable rank")
-                .help("give it the model before training as its input `initial`")
-                .param("measure")
-        })?;
-        let full = model.layer(path)?.geometry.full_rank(Form::Channel);
-        Ok((path.clone(), Form::Channel, ((value - 1e-9).ceil() as usize).min(full)))
+        let matrix = model.layer(path)?.geometry.matrix(Form::Channel);
+        Ok((path.clone(), Form::Channel, analysis.rank_of(path, measure, matrix)?))
     };
     paths.iter().map(rank).collect()
 }

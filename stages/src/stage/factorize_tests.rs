@@ -6,16 +6,14 @@ use serde_json::json;
 use super::*;
 use crate::{
     linalg::host::to_host,
-    model::vision::{Architecture, Pass, VisionConfig, VisionParams},
+    model::vision::{Architecture, Pass, VisionParams},
     stage::{RankAnalysis, RankAnalysisParams},
-    testing::{Bench, Recorder, result},
+    testing::{Bench, Recorder, classifier, lenet, result},
 };
 
 fn model(name: Architecture) -> VisionModel {
-    let mut model = VisionParams::of(name);
-    model.width = (name == Architecture::Resnet20).then_some(8);
-    let config = VisionConfig { model, channels: 1, image_size: [16; 2], classes: 10 };
-    VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
+    let width = (name == Architecture::Resnet20).then_some(8);
+    classifier(VisionParams { width, ..VisionParams::of(name) }, 16)
 }
 
 fn params(value: serde_json::Value) -> FactorizeParams {
@@ -139,25 +137,8 @@ fn a_manifest_that_cannot_work_is_refused_before_anything_runs() {
 
 #[test]
 fn activations_decide_which_directions_are_kept() {
-    use crate::data::ImageFormat;
-    use crate::stage::{ImageDataset, image_dataset::ImageDatasetParams};
-    use sepia_engine::stage::InputFiles;
-    let (bench, mut dense) = (Bench::new(), model(Architecture::Lenet));
-    let folder = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
-    let path = |what: &str| folder.join(format!("train-{what}-ubyte.gz"));
-    let images = ImageDatasetParams {
-        format: ImageFormat::Idx,
-        train: InputFiles::of(vec![path("images-idx3"), path("labels-idx1")]),
-        validation: None,
-        validation_part: 0.5,
-        classes: None,
-        max_per_class: Some(20),
-    };
-    let job = bench.job("data", &[], &["data"]);
-    let data = job.outputs["data"].clone();
-    Bench::run::<ImageDataset>(&images, job, &mut Recorder::default()).unwrap();
-    let config = VisionConfig { image_size: [28; 2], ..dense.config().clone() };
-    dense = VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex());
+    let (bench, dense) = (Bench::new(), lenet());
+    let data = bench.fashion_images(20);
     let source = bench.path("dense");
     save_vision(&dense, &source).unwrap();
     let params = params(json!({ "ranks": { "rank": 12 }, "layers": ["fc1"] }));

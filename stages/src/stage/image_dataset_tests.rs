@@ -5,7 +5,7 @@ use std::io::Write as _;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::*;
-use crate::testing::{Bench, Recorder, result};
+use crate::testing::{Bench, Recorder};
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -229,22 +229,8 @@ fn damaged_files_are_named() {
 #[test]
 fn the_images_that_ship_are_balanced() {
     let bench = Bench::new();
-    let folder = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
-    let files = |split: &str| {
-        let path = |what: &str| folder.join(format!("{split}-{what}-ubyte.gz"));
-        InputFiles::of(vec![path("images-idx3"), path("labels-idx1")])
-    };
-    let params = ImageDatasetParams {
-        train: files("train"),
-        validation: Some(files("test")),
-        max_per_class: Some(50),
-        ..params(ImageFormat::Idx, vec![])
-    };
-    let job = bench.job("fashion", &[], &["data"]);
-    let output = job.outputs["data"].clone();
-    let points = Bench::run::<ImageDataset>(&params, job, &mut Recorder::default()).unwrap();
-    assert_eq!((result(&points, "train_images"), result(&points, "validation_images")), (500.0, 1000.0));
-    let found = ImageFolder::open(&output).unwrap();
+    let found = ImageFolder::open(&bench.fashion_images(50)).unwrap();
+    assert_eq!((found.meta.train_images, found.meta.validation_images), (500, 1000));
     let validation = found.validation().unwrap();
     for class in 0..10 {
         assert_eq!(validation.labels.iter().filter(|label| **label == class).count(), 100);

@@ -7,8 +7,8 @@ mod evaluate_classifier;
 #[cfg(test)]
 mod factor_training_tests;
 mod factorize;
+mod factorize_llama;
 mod image_dataset;
-mod maestro;
 mod rank_activations;
 mod rank_analysis;
 mod rank_table;
@@ -18,26 +18,26 @@ mod tests;
 mod text_dataset;
 mod train;
 mod train_classifier;
-mod trp;
 
 use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
 
-use crate::method::{AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, vision::AnyVisionMethod};
+use crate::method::{
+    AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, maestro::MaestroParams, trp::TrpParams,
+    vision::AnyVisionMethod,
+};
 
 pub use cuttlefish::CuttlefishStage;
 pub use cuttlefish_profile::CuttlefishProfile;
 pub use evaluate::Evaluate;
 pub use evaluate_classifier::EvaluateClassifier;
 pub use factorize::{Factorize, FactorizeParams};
-pub use image_dataset::ImageDataset;
-pub use maestro::MaestroStage;
+pub use image_dataset::{ImageDataset, ImageDatasetParams};
 pub use rank_activations::{ActivationParams, Activations, LayerActivations};
 pub use rank_analysis::{RankAnalysis, RankAnalysisParams, Ranks, Tolerance, WeightRanks};
 pub use reduce_ranks::ReduceRanks;
 pub use text_dataset::TextDataset;
 pub use train::{Pretrain, Train};
 pub use train_classifier::TrainClassifier;
-pub use trp::TrpStage;
 
 /// A folder of tokens, see [`crate::data::TokenFolder`].
 pub const TOKENS: PortType = PortType("tokens");
@@ -67,8 +67,8 @@ const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TrainClassifier<AnyVisionMethod>>(),
     StageEntry::of::<CuttlefishProfile>(),
     StageEntry::of::<CuttlefishStage>(),
-    StageEntry::of::<TrpStage>(),
-    StageEntry::of::<MaestroStage>(),
+    StageEntry::of::<TrainClassifier<TrpParams>>(),
+    StageEntry::of::<TrainClassifier<MaestroParams>>(),
     StageEntry::of::<ReduceRanks>(),
     StageEntry::of::<Evaluate>(),
     StageEntry::of::<EvaluateClassifier>(),

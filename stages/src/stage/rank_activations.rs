@@ -4,19 +4,23 @@ use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _};
 
 use burn::tensor::Device;
 use camino::Utf8Path;
+use faer::Mat;
 use schemars::JsonSchema;
 use sepia_engine::stage::{Progress, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{ImageBatch, ImageFolder},
-    linalg::{host::to_host, svd::LinalgError},
+    linalg::{
+        host::{to_device, to_host},
+        svd::LinalgError,
+    },
     metric::{
         local::{LinearLayer, LocalTolerance, local_rank},
         utilized::{InputGram, UtilizedRank},
     },
     model::vision::{Architecture, Form, Layer, Pass, VisionModel, load_vision},
-    train::vision::fits_data,
+    train::vision::{Scores, classify, fits_data},
 };
 
 /// Gram matrices that are held at a time hold at most so many values (256 MiB).
@@ -35,6 +39,10 @@ pub struct ActivationParams {
     pub input_energy: f64,
     /// The same of its outputs.
     pub output_energy: f64,
+    /// Searches for each layer the lowest energy, of inputs and outputs alike, at which the accuracy on validation images (as
+    /// many as `images`) is lower by at most this, with the other layers as they are; in place of the two energies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_drop: Option<f64>,
     /// Images at which the local rank of an MLP is measured.
     pub local_images: usize,
     /// Singular values of a Jacobian count above this part of the largest.
@@ -43,7 +51,14 @@ pub struct ActivationParams {
 
 impl Default for ActivationParams {
     fn default() -> Self {
-        Self { images: 512, input_energy: 0.99, output_energy: 0.99, local_images: 32, local_tolerance: 1e-3 }
+        Self {
+            images: 512,
+            input_energy: 0.99,
+            output_energy: 0.99,
+            accuracy_drop: None,
+            local_images: 32,
+            local_tolerance: 1e-3,
+        }
     }
 }
 
@@ -63,6 +78,9 @@ pub struct LayerActivations {
     pub layer: String,
     /// Rows and columns of its weight.
     pub matrix: [usize; 2],
+    /// The energy that a search found.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub energy: Option<f64>,
     /// What the data uses of it.
     #[serde(flatten)]
     pub utilized: UtilizedRank,
@@ -90,9 +108,13 @@ pub(super) fn measure(
     let images: Vec<usize> = (0..params.images.min(train.len())).collect();
     let batches: Vec<ImageBatch> =
         images.chunks(BATCH_SIZE).map(|indices| ImageBatch::new(&train, &data.meta, indices, None, &device)).collect();
+    let search = match params.accuracy_drop {
+        Some(drop) => Some(Search::new(&model, &data, drop, params.images)?),
+        None => None,
+    };
     let mut found = Vec::new();
     for group in groups(&model) {
-        found.extend(utilized(&model, &group, &batches, params)?);
+        found.extend(utilized(&model, &group, &batches, (params, search.as_ref()))?);
         let (done, total) = (found.len() as u64, model.layers().len() as u64);
         ctx.progress(&Progress { done, total, unit: "layer".to_owned(), figures: Vec::new() });
         ctx.stop_if_asked()?;
@@ -135,7 +157,7 @@ fn utilized(
     model: &VisionModel,
     layers: &[&Layer],
     batches: &[ImageBatch],
-    params: &ActivationParams,
+    (params, search): (&ActivationParams, Option<&Search<'_>>),
 ) -> Result<Vec<LayerActivations>, StageError> {
     let inputs = |layer: &&Layer| (layer.path.clone(), InputGram::new(layer.geometry.matrix(Form::Channel)[1]));
     let grams: RefCell<BTreeMap<String, InputGram>> = RefCell::new(layers.iter().map(inputs).collect());
@@ -160,11 +182,63 @@ fn utilized(
         let wrong =
             |error: LinalgError| StageError::new(format!("the layer `{}` cannot be measured: {error}", layer.path));
         let weight = to_host(&layer.matrix(Form::Channel)).map_err(wrong)?;
-        let utilized = gram.utilized(&weight, params.input_energy, params.output_energy).map_err(wrong)?;
+        let energy = match search {
+            Some(search) => {
+                Some(search.energy(&layer.path, |energy| gram.project(&weight, energy, energy).map_err(wrong))?)
+            }
+            None => None,
+        };
+        let (input, output) = (energy.unwrap_or(params.input_energy), energy.unwrap_or(params.output_energy));
+        let utilized = gram.utilized(&weight, input, output).map_err(wrong)?;
         let matrix = layer.geometry.matrix(Form::Channel);
-        found.push(LayerActivations { layer: layer.path.clone(), matrix, utilized, local_rank: None });
+        found.push(LayerActivations { layer: layer.path.clone(), matrix, energy, utilized, local_rank: None });
     }
     Ok(found)
+}
+
+/// Halvings of a search: energies to 1/256.
+const HALVINGS: usize = 8;
+
+/// Looks for the lowest energy at which a model is still accurate.
+struct Search<'a> {
+    model: &'a VisionModel,
+    validation: Vec<ImageBatch>,
+    least: f64,
+}
+
+impl<'a> Search<'a> {
+    fn new(model: &'a VisionModel, data: &ImageFolder, drop: f64, images: usize) -> Result<Self, StageError> {
+        let split = data.validation()?;
+        // Evenly over the split: files are often sorted by class.
+        let count = images.min(split.len());
+        let order: Vec<usize> = (0..count).map(|index| index * split.len() / count.max(1)).collect();
+        let batch = |indices: &[usize]| ImageBatch::new(&split, &data.meta, indices, None, &Device::flex());
+        let validation = order.chunks(BATCH_SIZE).map(batch).collect();
+        let mut search = Self { model, validation, least: 0.0 };
+        search.least = search.accuracy(model) - drop;
+        Ok(search)
+    }
+
+    fn accuracy(&self, model: &VisionModel) -> f64 {
+        let mut found = Scores::default();
+        self.validation.iter().for_each(|batch| found.add(classify(model, batch)));
+        found.accuracy()
+    }
+
+    /// For one layer. `project` gives what is left of its weight at an energy.
+    fn energy(&self, path: &str, project: impl Fn(f64) -> Result<Mat<f64>, StageError>) -> Result<f64, StageError> {
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..HALVINGS {
+            let energy = f64::midpoint(low, high);
+            let mut model = self.model.clone();
+            let layer = model.layer_mut(path)?;
+            let dense = layer.dense();
+            let matrix = to_device(&project(energy)?, &dense.device(), dense.dtype());
+            layer.set_matrix(Form::Channel, matrix);
+            if self.accuracy(&model) >= self.least - 1e-12 { high = energy } else { low = energy }
+        }
+        Ok(high)
+    }
 }
 
 fn local_ranks(model: &VisionModel, batches: &[ImageBatch], params: &ActivationParams) -> Result<Vec<f64>, StageError> {

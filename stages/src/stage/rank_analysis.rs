@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     device,
+    factor::Measure,
     linalg::svd::{LinalgError, singular_values},
     metric::rank::{RankMeasures, Spectrum, scaled_stable_rank},
     model::LlamaConfig,
@@ -73,6 +74,32 @@ pub struct Ranks {
     pub format: u32,
     /// In the order of their names.
     pub weights: Vec<WeightRanks>,
+}
+
+impl Ranks {
+    /// A measure of the layer at a path as the rank of its matrix: rounded up, at most the smaller side.
+    ///
+    /// # Errors
+    /// When the analysis lacks the layer or the measure.
+    pub(super) fn rank_of(
+        &self,
+        path: &str,
+        measure: Measure,
+        [rows, columns]: [usize; 2],
+    ) -> Result<usize, StageError> {
+        let name = format!("{path}.weight");
+        let found = self.weights.iter().find(|weight| weight.name == name).ok_or_else(|| {
+            StageError::new(format!("the rank analysis has no weight `{name}`"))
+                .help("connect an analysis of this very model, with weights = [\"*\"]")
+                .param("measure")
+        })?;
+        let value = measure.of(&found.measures, found.scaled_stable_rank).ok_or_else(|| {
+            StageError::new("the rank analysis has no scaled stable rank")
+                .help("give it the model before training as its input `initial`")
+                .param("measure")
+        })?;
+        Ok(((value - 1e-9).ceil() as usize).min(rows.min(columns)))
+    }
 }
 
 /// One weight of `ranks.json`.
@@ -154,6 +181,12 @@ impl Stage for RankAnalysis {
                 let message = format!("{share} is not a share of the energy");
                 check.problem(format!("activations.{name}"), message, "give a share above 0 and at most 1");
             }
+        }
+        if let Some(drop) = activations.accuracy_drop
+            && !(0.0..1.0).contains(&drop)
+        {
+            let message = format!("{drop} is not a share of the images");
+            check.problem("activations.accuracy_drop", message, "give a number of at least 0 and below 1");
         }
         if activations.images == 0 {
             check.problem("activations.images", "`images` must be at least 1", "");

@@ -65,7 +65,7 @@ impl Stage for ReduceRanks {
     const KIND: &'static str = "reduce-ranks";
     const VERSION: u32 = 1;
     const INPUTS: &'static [Port] = &[
-        Port::new("model", MODEL, "a classifier with ordered factors: the output `factors` of maestro"),
+        Port::new("model", MODEL, "a classifier with ordered factors: the output `trained` of maestro"),
         Port::new("data", IMAGES, "whose training images decide"),
     ];
     const OUTPUTS: &'static [Port] = &[Port::new("model", MODEL, "the smaller model")];
@@ -92,8 +92,7 @@ impl Stage for ReduceRanks {
     }
 
     fn run(params: &Self::Params, _: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
-        device::with_threads(ctx.threads(), || reduce(params, ctx))?;
-        report_ranks(ctx)
+        device::with_threads(ctx.threads(), || reduce(params, ctx))
     }
 }
 
@@ -108,7 +107,7 @@ fn reduce(params: &ReduceParams, ctx: &mut StageContext<'_>) -> Result<(), Stage
         layers.iter().filter_map(|layer| Some((layer.path.clone(), layer.factored()?.1))).collect();
     if factored.is_empty() {
         return Err(StageError::new("the model has no factored layers")
-            .help("connect the output `factors` of a maestro stage: model = \"NAME.factors\""));
+            .help("connect the output `trained` of a maestro stage: model = \"NAME.trained\""));
     }
     let (paths, ranks): (Vec<String>, Vec<usize>) = factored.into_iter().unzip();
     let seed = derive_seed(ctx.seed(), "sample", 0);
@@ -151,5 +150,6 @@ fn reduce(params: &ReduceParams, ctx: &mut StageContext<'_>) -> Result<(), Stage
     data.recalibrate(&mut small, None);
     save_vision(&small, &ctx.output("model")?)?;
     ctx.result("sample_loss", step.loss)?;
-    ctx.result("tries", tries as f64)
+    ctx.result("tries", tries as f64)?;
+    report_ranks(&small, ctx)
 }

@@ -1,39 +1,18 @@
 //! Training, checkpoints and evaluation of classifiers, on the images that ship.
 
-use camino::{Utf8Path, Utf8PathBuf};
-use sepia_engine::stage::{InputFiles, StageError};
+use camino::Utf8Path;
+use sepia_engine::stage::StageError;
 
 use super::*;
 use crate::{
-    data::ImageFormat,
     linalg::factor::{Kept, spectral_factors},
     method::vision::AnyVisionMethod,
     model::vision::{Form, load_vision, save_vision},
-    stage::{Activations, EvaluateClassifier, ImageDataset, RankAnalysis, image_dataset::ImageDatasetParams},
+    stage::{Activations, EvaluateClassifier, RankAnalysis},
     testing::{Bench, Recorder, result},
 };
 
 type Train = TrainClassifier<AnyVisionMethod>;
-
-fn data(bench: &Bench, per_class: usize) -> Utf8PathBuf {
-    let folder = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/data/fashion-mnist");
-    let files = |split: &str| {
-        let path = |what: &str| folder.join(format!("{split}-{what}-ubyte.gz"));
-        InputFiles::of(vec![path("images-idx3"), path("labels-idx1")])
-    };
-    let params = ImageDatasetParams {
-        format: ImageFormat::Idx,
-        train: files("train"),
-        validation: Some(files("test")),
-        validation_part: 0.1,
-        classes: None,
-        max_per_class: Some(per_class),
-    };
-    let job = bench.job("data", &[], &["data"]);
-    let output = job.outputs["data"].clone();
-    Bench::run::<ImageDataset>(&params, job, &mut Recorder::default()).unwrap();
-    output
-}
 
 fn params(more: serde_json::Value) -> ClassifierParams<AnyVisionMethod> {
     let mut all = serde_json::json!({
@@ -53,8 +32,8 @@ fn weights(folder: &Utf8Path) -> Vec<u8> {
 #[test]
 fn lenet_learns_the_images_that_ship() {
     let bench = Bench::new();
-    let data = data(&bench, 200);
-    let job = bench.job("train", &[("data", &data)], &["model"]);
+    let data = bench.fashion_images(200);
+    let job = bench.job("train", &[("data", &data)], &["model", "trained"]);
     let params = params(serde_json::json!({ "epochs": 4, "augment": {}, "label_smoothing": 0.0 }));
     let points = Bench::run::<Train>(&params, job, &mut Recorder::default()).unwrap();
     assert!(result(&points, "val_accuracy") > 0.65, "{}", result(&points, "val_accuracy"));
@@ -66,7 +45,7 @@ fn lenet_learns_the_images_that_ship() {
 #[test]
 fn an_interrupted_run_ends_in_the_same_bytes() {
     let bench = Bench::new();
-    let data = data(&bench, 30);
+    let data = bench.fashion_images(30);
     for (name, more) in [
         ("lenet", serde_json::json!({})),
         (
@@ -75,11 +54,11 @@ fn an_interrupted_run_ends_in_the_same_bytes() {
         ),
     ] {
         let params = params(more);
-        let whole = bench.job(&format!("{name} whole"), &[("data", &data)], &["model"]);
+        let whole = bench.job(&format!("{name} whole"), &[("data", &data)], &["model", "trained"]);
         let expected = whole.outputs["model"].clone();
         Bench::run::<Train>(&params, whole, &mut Recorder::default()).unwrap();
         // Asked to stop from the beginning on, each attempt does one step and saves.
-        let job = bench.job(&format!("{name} parts"), &[("data", &data)], &["model"]);
+        let job = bench.job(&format!("{name} parts"), &[("data", &data)], &["model", "trained"]);
         let found = job.outputs["model"].clone();
         for attempt in 0..4 {
             let mut sink = Recorder::default();
@@ -97,8 +76,8 @@ fn an_interrupted_run_ends_in_the_same_bytes() {
 #[test]
 fn a_factored_model_is_evaluated_against_the_dense_one() {
     let bench = Bench::new();
-    let data = data(&bench, 30);
-    let job = bench.job("train", &[("data", &data)], &["model"]);
+    let data = bench.fashion_images(30);
+    let job = bench.job("train", &[("data", &data)], &["model", "trained"]);
     let dense = job.outputs["model"].clone();
     Bench::run::<Train>(&params(serde_json::json!({})), job, &mut Recorder::default()).unwrap();
     let device = burn::tensor::Device::flex();
@@ -154,10 +133,10 @@ fn bad_parameters_are_named() {
 #[test]
 fn what_the_data_uses_of_a_classifier_is_measured() {
     let bench = Bench::new();
-    let data = data(&bench, 20);
+    let data = bench.fashion_images(20);
     for model in [serde_json::json!({ "name": "mlp", "hidden": [20] }), serde_json::json!({ "name": "lenet" })] {
         let name = model["name"].as_str().unwrap().to_owned();
-        let job = bench.job(&format!("train {name}"), &[("data", &data)], &["model"]);
+        let job = bench.job(&format!("train {name}"), &[("data", &data)], &["model", "trained"]);
         let trained = job.outputs["model"].clone();
         let params = params(serde_json::json!({ "model": model, "epochs": 1 }));
         Bench::run::<Train>(&params, job, &mut Recorder::default()).unwrap();
@@ -179,6 +158,19 @@ fn what_the_data_uses_of_a_classifier_is_measured() {
         if name == "mlp" {
             assert_eq!((found.layers[0].layer.as_str(), found.layers[0].utilized.input_rank), ("fc1", 100));
         }
+        // Searched for, the energy is as low as the accuracy allows: whatever it be, or not lower at all.
+        let energies = |drop: f64| -> Vec<f64> {
+            let activations = serde_json::json!({ "images": 100, "local_images": 1, "accuracy_drop": drop });
+            let params = serde_json::from_value(serde_json::json!({ "activations": activations })).unwrap();
+            let job = bench.job(&format!("{name} {drop}"), &[("model", &trained), ("data", &data)], &["ranks"]);
+            let folder = job.outputs["ranks"].clone();
+            Bench::run::<RankAnalysis>(&params, job, &mut Recorder::default()).unwrap();
+            let text = fs_err::read_to_string(folder.join("activations.json")).unwrap();
+            let found: Activations = serde_json::from_str(&text).unwrap();
+            found.layers.iter().map(|layer| layer.energy.unwrap()).collect()
+        };
+        assert!(energies(0.99).iter().all(|energy| *energy == 1.0 / 256.0));
+        assert!(energies(0.0).iter().any(|energy| *energy > 1.0 / 256.0));
         let spectra = fs_err::read_to_string(folder.join("spectra.tsv")).unwrap();
         assert!(spectra.starts_with("weight\tindex\tsingular_value\trelative\tcumulative_energy\n"));
     }

@@ -65,7 +65,10 @@ fn weights(bench: &Bench, name: &str) -> Vec<u8> {
 
 /// All figures but those that are measured times and sizes.
 fn figures(points: &[MetricPoint]) -> Vec<&MetricPoint> {
-    points.iter().filter(|point| !["tokens_per_second", "peak_memory_bytes"].contains(&point.name.as_str())).collect()
+    points
+        .iter()
+        .filter(|point| !["tokens_per_second", "rank_time_share", "peak_memory_bytes"].contains(&point.name.as_str()))
+        .collect()
 }
 
 #[test]
@@ -73,7 +76,7 @@ fn every_method_gives_the_same_bytes_resumed_or_not_and_on_any_number_of_threads
     let bench = Bench::new();
     let data = tokens(&bench);
     for entry in METHODS {
-        let params: TrainParams<AnyMethod> = params(method(entry.name), serde_json::json!({}));
+        let params: TrainParams<AnyMethod> = params(method(entry.name), serde_json::json!({ "rank_every": 4 }));
         let run = |name: &str, threads, sink: &mut Recorder| {
             Bench::run::<Train<AnyMethod>>(
                 &params,
@@ -95,6 +98,8 @@ fn every_method_gives_the_same_bytes_resumed_or_not_and_on_any_number_of_threads
         assert!(whole_bytes == weights(&bench, &format!("{}-parts", entry.name)), "{}: resumed", entry.name);
         assert!(whole_bytes == weights(&bench, &format!("{}-alone", entry.name)), "{}: one thread", entry.name);
         assert_eq!(figures(&whole), figures(&parts), "{}", entry.name);
+        let ranks = whole.iter().filter(|point| point.name.starts_with("stable_rank/") && point.value >= 1.0);
+        assert_eq!(ranks.count(), 3 * 14, "{}: fourteen matrices at steps 0, 4 and 8", entry.name);
     }
 }
 

@@ -29,7 +29,7 @@ pub use gradients::Gradients;
 pub(crate) use gradients::{load_weights, save_weights};
 pub use method::{FullAdamW, Method, Moments, Target, is_target};
 pub use params::{TrainKnobs, TrainParams};
-pub use report::{Throughput, peak_memory_bytes};
+pub use report::{Throughput, TimeShare, peak_memory_bytes};
 pub use rest::Rest;
 pub use run::run_training;
 pub use schedule::{Schedule, ScheduleKind};

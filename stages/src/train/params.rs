@@ -77,6 +77,10 @@ pub struct TrainParams<M = FullParams> {
     /// Batches of each evaluation before the last. The one at the end covers the whole split.
     #[serde(default = "default_eval_batches")]
     pub eval_batches: usize,
+    /// Updates between two measurements of the stable rank of every matrix of attention and MLP, as the model would be
+    /// stored then (`stable_rank/model.layers.0.mlp.up_proj`); 0 for none.
+    #[serde(default)]
+    pub rank_every: u64,
 }
 
 fn default_batch_size() -> usize {

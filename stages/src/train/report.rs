@@ -1,6 +1,6 @@
 //! Measurements of a run: speed and memory. They depend on the machine and go into the record, never into an output.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tokens per second since the last reading.
 #[derive(Debug)]
@@ -31,6 +31,32 @@ impl Throughput {
     /// Leaves out what happened since the last reading, such as an evaluation.
     pub fn restart(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// What one kind of work takes of the time since the beginning.
+#[derive(Debug)]
+pub struct TimeShare {
+    since: Instant,
+    spent: Duration,
+}
+
+impl Default for TimeShare {
+    fn default() -> Self {
+        Self { since: Instant::now(), spent: Duration::ZERO }
+    }
+}
+
+impl TimeShare {
+    /// Takes in the time of work that began at `start`.
+    pub fn add_since(&mut self, start: Instant) {
+        self.spent += start.elapsed();
+    }
+
+    /// Between 0 and 1.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.spent.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9)
     }
 }
 

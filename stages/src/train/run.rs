@@ -1,5 +1,7 @@
 //! The training loop, to be read from top to bottom.
 
+use std::time::Instant;
+
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
@@ -14,12 +16,13 @@ use super::{
     gradients::{load_weights, save_weights},
     guard::Guard,
     per_layer,
-    report::{Throughput, peak_memory_bytes},
+    report::{Throughput, TimeShare, peak_memory_bytes},
 };
 use crate::{
     data::{Split, TokenFolder, unigram_loss},
     device,
     method::MethodParams,
+    metric::trace::StableRanks,
     model::{self, Llama},
     ops::{self, Rope},
 };
@@ -58,6 +61,8 @@ struct Run<'a, 'b, M> {
     unigram_loss: f64,
     rope: Rope,
     rest: Rest,
+    ranks: StableRanks,
+    rank_time: TimeShare,
     guard: Guard,
     /// Updates done.
     done: u64,
@@ -85,6 +90,8 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             rope: model.rope(params.seq_len, &device),
             batches: Batches::new(train, params.seq_len),
             rest: Rest::new(params.adam(), method.rest()),
+            ranks: StableRanks::default(),
+            rank_time: TimeShare::default(),
             guard: Guard::default(),
             done: 0,
             params,
@@ -101,6 +108,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     }
 
     fn train(mut self, mut model: Llama) -> Result<(), StageError> {
+        if self.done == 0 && self.params.rank_every > 0 {
+            self.trace_ranks(&model)?;
+        }
         let mut speed = Throughput::default();
         while self.done < self.params.max_steps {
             let (loss, grad_norm);
@@ -114,6 +124,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
                 let found = self.evaluate(&model, Some(self.params.eval_batches))?;
                 self.ctx.metric("val_loss", self.done, found.loss())?;
                 speed.restart();
+            }
+            if self.params.rank_every > 0 && self.done.is_multiple_of(self.params.rank_every) {
+                self.trace_ranks(&model)?;
             }
             self.checkpoint(&model)?;
         }
@@ -236,13 +249,26 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         evaluate(&model, &self.validation, sizes, &device, |_, _| Ok(()))
     }
 
+    /// The stable rank of every targeted matrix, by a few products with a vector that is kept between measurements.
+    fn trace_ranks(&mut self, model: &Llama) -> Result<(), StageError> {
+        let start = Instant::now();
+        let mut model = self.method.finished(model.valid())?;
+        for (path, linear) in model.targets_mut() {
+            let found = self.ranks.measure(&path, &linear.weight.val())?;
+            self.ctx.metric(&format!("stable_rank/{path}"), self.done, found)?;
+        }
+        self.rank_time.add_since(start);
+        Ok(())
+    }
+
     fn checkpoint(&mut self, model: &Llama) -> Result<(), StageError> {
-        let Self { ctx, method, rest, guard, device, done, .. } = self;
+        let Self { ctx, method, rest, ranks, guard, device, done, .. } = self;
         ctx.checkpoint(*done, |folder| {
             let mut state = State::new(&device.clone().without_autodiff());
             save_weights(model, &mut state);
             method.save(&mut state);
             rest.save(&mut state);
+            ranks.save(&mut state);
             state.put_count("skipped", guard.skipped);
             state.write(folder)
         })
@@ -254,6 +280,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let model = load_weights(model, &mut state)?;
         self.method.load(&mut state)?;
         self.rest.load(&mut state)?;
+        self.ranks.load(&mut state)?;
         self.guard.skipped = state.count("skipped")?;
         self.done = step;
         Ok(model)
@@ -271,6 +298,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         self.ctx.result("parameters", model.num_params() as f64)?;
         self.ctx.result("optimizer_state_bytes", (self.method.state_bytes() + self.rest.bytes()) as f64)?;
         self.ctx.result("skipped_updates", self.guard.skipped as f64)?;
+        if self.params.rank_every > 0 {
+            self.ctx.result("rank_time_share", self.rank_time.share())?;
+        }
         if let Some(bytes) = peak_memory_bytes() {
             self.ctx.result("peak_memory_bytes", bytes as f64)?;
         }
@@ -297,6 +327,10 @@ fn initial_model<M: MethodParams>(
             return Err(StageError::new(message).param("model").help("leave `model` out"));
         }
         let model = model::load(&folder, device)?;
+        if !model.factor_ranks().is_empty() {
+            let message = "the model of `init` is factored, and training begins from whole matrices";
+            return Err(StageError::new(message).help("connect the model as it was before `factorize`"));
+        }
         if model.config().vocab_size < vocab_size {
             let known = model.config().vocab_size;
             let message = format!("the data has {vocab_size} token ids, but the model of `init` knows {known}");

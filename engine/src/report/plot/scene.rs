@@ -78,55 +78,46 @@ pub(crate) enum Ink {
 /// How many colours series have; further series are dashed.
 pub(crate) const COLOURS: usize = 8;
 
+/// Red, green, blue.
+pub(crate) type Rgb = (u8, u8, u8);
+
+/// The colours of series, on light and on dark, told apart by colour-blind readers, too (after Okabe and Ito, "Color
+/// Universal Design", 2008, darkened where they were too faint for lines on white).
+const SERIES: [(Rgb, Rgb); COLOURS] = [
+    ((0, 114, 178), (86, 170, 232)),
+    ((213, 94, 0), (255, 141, 77)),
+    ((0, 138, 100), (51, 200, 152)),
+    ((180, 85, 143), (230, 155, 200)),
+    ((190, 130, 0), (240, 185, 60)),
+    ((60, 150, 205), (150, 215, 255)),
+    ((110, 80, 40), (200, 165, 120)),
+    ((85, 85, 85), (190, 190, 190)),
+];
+
 impl Ink {
-    /// On a light background: red, green, blue. Those of series are told apart by colour-blind readers, too (after Okabe
-    /// and Ito, "Color Universal Design", 2008, darkened where they were too faint for lines on white).
-    pub(crate) const fn light(self) -> (u8, u8, u8) {
-        match self {
-            Self::Background => (255, 255, 255),
-            Self::Text => (28, 31, 36),
-            Self::Muted => (92, 99, 110),
-            Self::Grid => (226, 229, 233),
-            Self::Good => (213, 238, 222),
-            Self::Known => (220, 232, 247),
-            Self::Busy => (253, 235, 200),
-            Self::Bad => (250, 216, 210),
-            Self::Idle => (238, 240, 242),
-            Self::Series(number) => match number % COLOURS {
-                0 => (0, 114, 178),
-                1 => (213, 94, 0),
-                2 => (0, 138, 100),
-                3 => (180, 85, 143),
-                4 => (190, 130, 0),
-                5 => (60, 150, 205),
-                6 => (110, 80, 40),
-                _ => (85, 85, 85),
-            },
-        }
+    /// On a light background.
+    pub(crate) const fn light(self) -> Rgb {
+        self.colours().0
     }
 
     /// On a dark background.
-    pub(crate) const fn dark(self) -> (u8, u8, u8) {
+    pub(crate) const fn dark(self) -> Rgb {
+        self.colours().1
+    }
+
+    /// On a light and on a dark background.
+    const fn colours(self) -> (Rgb, Rgb) {
         match self {
-            Self::Background => (23, 26, 31),
-            Self::Text => (232, 235, 240),
-            Self::Muted => (160, 168, 180),
-            Self::Grid => (52, 58, 66),
-            Self::Good => (24, 66, 44),
-            Self::Known => (28, 52, 84),
-            Self::Busy => (88, 64, 14),
-            Self::Bad => (98, 36, 28),
-            Self::Idle => (42, 47, 54),
-            Self::Series(number) => match number % COLOURS {
-                0 => (86, 170, 232),
-                1 => (255, 141, 77),
-                2 => (51, 200, 152),
-                3 => (230, 155, 200),
-                4 => (240, 185, 60),
-                5 => (150, 215, 255),
-                6 => (200, 165, 120),
-                _ => (190, 190, 190),
-            },
+            Self::Background => ((255, 255, 255), (23, 26, 31)),
+            Self::Text => ((28, 31, 36), (232, 235, 240)),
+            Self::Muted => ((92, 99, 110), (160, 168, 180)),
+            Self::Grid => ((226, 229, 233), (52, 58, 66)),
+            Self::Good => ((213, 238, 222), (24, 66, 44)),
+            Self::Known => ((220, 232, 247), (28, 52, 84)),
+            Self::Busy => ((253, 235, 200), (88, 64, 14)),
+            Self::Bad => ((250, 216, 210), (98, 36, 28)),
+            Self::Idle => ((238, 240, 242), (42, 47, 54)),
+            Self::Series(number) => SERIES[number % COLOURS],
         }
     }
 }

@@ -37,9 +37,11 @@ pub(crate) enum Field {
     Seconds,
     CpuSeconds,
     PeakMemory,
+    /// Whether it was made here, and who vouches for it if not.
+    Trust,
 }
 
-const FIELDS: [(&str, Field); 12] = [
+const FIELDS: [(&str, Field); 13] = [
     ("node", Field::Node),
     ("stage", Field::Stage),
     ("kind", Field::Kind),
@@ -52,6 +54,7 @@ const FIELDS: [(&str, Field); 12] = [
     ("seconds", Field::Seconds),
     ("cpu_seconds", Field::CpuSeconds),
     ("peak_memory_bytes", Field::PeakMemory),
+    ("trust", Field::Trust),
 ];
 
 impl Column {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use sepia_cache::{MetricEnd, ParamValue, ResultRow, Store, StoreError};
+use sepia_cache::{MetricEnd, Origin, ParamValue, ResultRow, Store, StoreError};
 
 use super::{
     Column, Field, QueryError,
@@ -195,6 +195,11 @@ impl<'s> Frame<'s> {
             return Ok(());
         }
         let cells = match column {
+            Column::Field(Field::Trust) => {
+                let origins = self.store.origins()?;
+                let of = |row: &ResultRow| origins.get(&row.record).copied().unwrap_or(Origin::Own);
+                self.rows.iter().map(|row| Cell::Text(of(row).name().into())).collect()
+            }
             Column::Field(field) => self.rows.iter().map(|row| field_cell(row, *field)).collect(),
             Column::Metric(name, end) => self.metric_cells(name, *end),
             Column::Param(name) => {
@@ -297,6 +302,8 @@ fn field_cell(row: &ResultRow, field: Field) -> Cell {
         ),
         Field::Seconds => Cell::Number(row.wall_seconds),
         Field::CpuSeconds => Cell::Number(row.cpu_seconds),
+        // Read by itself: the row does not say.
+        Field::Trust => Cell::Missing,
         Field::PeakMemory => Cell::Integer(row.peak_memory_bytes.into()),
     }
 }

@@ -1,6 +1,10 @@
 //! Frobenius decay: L2 on the product of two factors rather than on each, which would press their rank.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
+
+use crate::model::vision::{VisionModel, Weight};
 
 /// What the penalty `lambda / 2 * ||U V||_F^2` adds to the gradients of `u` `[m, r]` and `v` `[r, n]`:
 /// `lambda U (V V^T)` and `lambda (U^T U) V`. Both come from the factors as they are, never from one already changed.
@@ -9,6 +13,20 @@ pub fn frobenius_decay(u: &Tensor<2>, v: &Tensor<2>, lambda: f64) -> (Tensor<2>,
     let right = v.clone().matmul(v.clone().transpose()); // [r, r]
     let left = u.clone().transpose().matmul(u.clone()); // [r, r]
     (u.clone().matmul(right).mul_scalar(lambda), left.matmul(v.clone()).mul_scalar(lambda))
+}
+
+/// The same for all factored layers of a model, by the names of their factors; nothing for a `lambda` of 0.
+#[must_use]
+pub fn frobenius_penalties(model: &VisionModel, lambda: f64) -> BTreeMap<String, Tensor<2>> {
+    let mut found = BTreeMap::new();
+    for layer in model.layers().into_iter().filter(|_| lambda > 0.0) {
+        if let Weight::Factored(factors) = &layer.weight {
+            let (u, v) = frobenius_decay(&factors.u, &factors.v, lambda);
+            found.insert(format!("{}.u", layer.path), u);
+            found.insert(format!("{}.v", layer.path), v);
+        }
+    }
+    found
 }
 
 #[cfg(test)]

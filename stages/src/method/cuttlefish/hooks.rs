@@ -36,6 +36,10 @@ impl VisionMethodParams for CuttlefishParams {
         self.check(at, check);
     }
 
+    fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
+        self.check_run(at, (epochs, warmup_epochs), check);
+    }
+
     fn build(&self, setup: &VisionSetup) -> Box<dyn VisionMethod> {
         Box::new(CuttlefishMethod::new(self, setup.weight_decay, None))
     }

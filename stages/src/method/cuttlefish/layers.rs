@@ -84,20 +84,14 @@ pub fn eligible(model: &VisionModel, costs: &[StackCost], v: f64) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-    use crate::model::vision::{Architecture, VisionConfig, VisionParams};
+    use crate::{
+        model::vision::{Architecture, VisionParams},
+        testing::classifier,
+    };
 
     fn resnet() -> VisionModel {
-        let config = VisionConfig {
-            model: VisionParams::of(Architecture::Resnet18),
-            channels: 3,
-            image_size: [32; 2],
-            classes: 10,
-        };
-        let config = VisionConfig { model: VisionParams { width: Some(8), ..config.model.clone() }, ..config };
-        VisionModel::new(config, |_| 1, &Device::flex())
+        classifier(VisionParams { width: Some(8), ..VisionParams::of(Architecture::Resnet18) }, 32)
     }
 
     fn cost(stack: &str, dense: f64, factored: f64) -> StackCost {

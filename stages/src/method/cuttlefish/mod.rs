@@ -14,7 +14,7 @@ mod preset;
 mod rate;
 mod run;
 
-pub use decay::frobenius_decay;
+pub use decay::{frobenius_decay, frobenius_penalties};
 pub use detect::{Detector, Trace};
 pub use hooks::CuttlefishMethod;
 pub use layers::{StackCost, compared_rank, costs, eligible, is_candidate, proxy_costs};

@@ -148,8 +148,13 @@ impl CuttlefishParams {
         }
     }
 
-    /// Reports a switch that cannot happen in a run of this many epochs. `prefix` is the parameter's own name.
-    pub fn check_epochs(&self, prefix: &str, epochs: u64, check: &mut Check<'_>) {
+    /// Reports a switch that cannot happen in a run of this many epochs, or two rises of the learning rate at its start.
+    /// `prefix` is the parameter's own name.
+    pub fn check_run(&self, prefix: &str, (epochs, warmup_epochs): (u64, u64), check: &mut Check<'_>) {
+        if warmup_epochs > 0 && self.rewarm.epochs > 0 {
+            let message = format!("`warmup_epochs` and `{prefix}.rewarm` both raise the learning rate at the start");
+            check.problem("warmup_epochs", message, "leave `warmup_epochs` out");
+        }
         let last = self.too_late(epochs);
         let first = self.switch_epoch.unwrap_or(self.constants().min_epoch as u64 + 1);
         if epochs > 0 && first >= last {
@@ -173,7 +178,7 @@ mod tests {
         let inputs = [].into();
         let mut check = Check::new(&inputs, camino::Utf8Path::new("."));
         params.check("method", &mut check);
-        params.check_epochs("method", epochs, &mut check);
+        params.check_run("method", (epochs, 0), &mut check);
         check.finish().1.into_iter().map(|problem| format!("{}: {}", problem.param, problem.message)).collect()
     }
 

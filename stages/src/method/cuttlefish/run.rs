@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use sepia_engine::stage::StageError;
 
-use super::{Constants, CuttlefishParams, Detector, StackCost, eligible, frobenius_decay, proxy_costs};
+use super::{Constants, CuttlefishParams, Detector, StackCost, eligible, frobenius_penalties, proxy_costs};
 use crate::{
     factor::{self, Keep},
     linalg::{host::to_host, svd::singular_values},
     metric::trace::StableRanks,
-    model::vision::{Form, VisionModel, Weight},
+    model::vision::{Form, VisionModel},
     train::State,
 };
 
@@ -176,17 +176,7 @@ impl Cuttlefish {
     /// What Frobenius decay adds to the gradients of a model's factors, by parameter name.
     #[must_use]
     pub fn penalties(&self, model: &VisionModel) -> BTreeMap<String, Tensor<2>> {
-        let mut found = BTreeMap::new();
-        if self.decay > 0.0 && self.switched.is_some() {
-            for layer in model.layers() {
-                if let Weight::Factored(factors) = &layer.weight {
-                    let (u, v) = frobenius_decay(&factors.u, &factors.v, self.decay);
-                    found.insert(format!("{}.u", layer.path), u);
-                    found.insert(format!("{}.v", layer.path), v);
-                }
-            }
-        }
-        found
+        frobenius_penalties(model, if self.switched.is_some() { self.decay } else { 0.0 })
     }
 
     /// Saves traces, stable ranks at the start and the switch.
@@ -231,13 +221,13 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::model::vision::{Architecture, VisionConfig, VisionParams};
+    use crate::{
+        model::vision::{Architecture, VisionParams},
+        testing::classifier,
+    };
 
     fn mlp() -> VisionModel {
-        let mut model = VisionParams::of(Architecture::Mlp);
-        model.hidden = Some(vec![32, 24, 20]);
-        let config = VisionConfig { model, channels: 1, image_size: [6; 2], classes: 4 };
-        VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
+        classifier(VisionParams { hidden: Some(vec![32, 24, 20]), ..VisionParams::of(Architecture::Mlp) }, 6)
     }
 
     fn quick() -> CuttlefishParams {

@@ -32,12 +32,6 @@ impl MaestroMethod {
         Self { params: params.clone(), seed, run: None, figures, notes, trained: None }
     }
 
-    /// The model with all its factors, ordered, once there is a deployed one.
-    #[must_use]
-    pub fn trained(&self) -> Option<&VisionModel> {
-        self.trained.as_ref()
-    }
-
     fn recalibrated(&self, mut model: VisionModel, data: &VisionData<'_>) -> VisionModel {
         data.recalibrate(&mut model, self.params.recalibration_batches);
         model
@@ -131,6 +125,10 @@ impl VisionMethod for MaestroMethod {
             Some(run) => run.dense_or_factored(model),
             None => Ok(model),
         }
+    }
+
+    fn trained(&self) -> Option<&VisionModel> {
+        self.trained.as_ref()
     }
 
     fn notes(&mut self) -> Vec<String> {

@@ -208,21 +208,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::{
-        linalg::host::to_host,
-        model::vision::{Architecture, Pass, VisionConfig, VisionParams},
-        random::Rng,
-    };
-
-    fn lenet() -> VisionModel {
-        let config = VisionConfig {
-            model: VisionParams::of(Architecture::Lenet),
-            channels: 1,
-            image_size: [28; 2],
-            classes: 10,
-        };
-        VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
-    }
+    use crate::{linalg::host::to_host, model::vision::Pass, random::Rng, testing::lenet};
 
     fn logits(model: &VisionModel, pass: &mut Pass<'_>) -> faer::Mat<f64> {
         let images = TensorData::new(Rng::new(3).normal(2 * 784, 1.0), [2, 1, 28, 28]);

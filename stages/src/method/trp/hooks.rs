@@ -25,12 +25,6 @@ impl TrpMethod {
     pub fn new(params: &TrpParams) -> Self {
         Self { params: params.clone(), run: None, trained: None }
     }
-
-    /// The dense model as training left it, once there is a deployed one.
-    #[must_use]
-    pub fn trained(&self) -> Option<&VisionModel> {
-        self.trained.as_ref()
-    }
 }
 
 impl VisionMethodParams for TrpParams {
@@ -79,6 +73,10 @@ impl VisionMethod for TrpMethod {
         let Some(run) = &self.run else { return Ok(model) };
         self.trained = Some(model.clone());
         run.finished(model)
+    }
+
+    fn trained(&self) -> Option<&VisionModel> {
+        self.trained.as_ref()
     }
 
     fn figures(&mut self) -> Vec<(String, f64)> {

@@ -280,14 +280,12 @@ mod tests {
     use super::*;
     use crate::{
         linalg::{host::to_host, svd::singular_values},
-        model::vision::{Architecture, VisionConfig, VisionParams},
+        model::vision::{Architecture, VisionParams},
+        testing::classifier,
     };
 
     fn resnet() -> VisionModel {
-        let mut model = VisionParams::of(Architecture::Resnet20);
-        model.width = Some(4);
-        let config = VisionConfig { model, channels: 1, image_size: [8; 2], classes: 3 };
-        VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
+        classifier(VisionParams { width: Some(4), ..VisionParams::of(Architecture::Resnet20) }, 8)
     }
 
     fn spectrum(model: &VisionModel, path: &str) -> Vec<f64> {
@@ -367,9 +365,7 @@ mod tests {
 
     #[test]
     fn a_model_without_such_layers_is_an_error_that_says_what_to_write() {
-        let config =
-            VisionConfig { model: VisionParams::of(Architecture::Mlp), channels: 1, image_size: [4; 2], classes: 2 };
-        let model = VisionModel::new(config, |_| 1, &Device::flex());
+        let model = classifier(VisionParams::of(Architecture::Mlp), 4);
         let StageError::Failed { help, .. } = Trp::new(&TrpParams::default(), &model).unwrap_err() else { panic!() };
         assert_eq!(help.unwrap(), "name the layers, for example layers = [\"fc*\"]");
         let named = TrpParams { layers: Some(vec!["fc2".to_owned()]), ..TrpParams::default() };

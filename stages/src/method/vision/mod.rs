@@ -2,13 +2,17 @@
 //!
 //! A new method is one file and one line of [`vision_methods!`](self): it is then known to `train-classifier`.
 
+mod condlr;
 mod full;
+mod low_rank;
 
 use schemars::JsonSchema;
 use sepia_engine::stage::Check;
 use serde::{Deserialize, Serialize};
 
+pub use condlr::CondlrParams;
 pub use full::FullVisionParams;
+pub use low_rank::LowRankVisionParams;
 
 use super::{MethodEntry, cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
 use crate::train::vision::{VisionMethod, VisionMethodParams, VisionSetup};
@@ -34,6 +38,12 @@ macro_rules! vision_methods {
                 }
             }
 
+            fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check_epochs(at, epochs, warmup_epochs, check),)+
+                }
+            }
+
             fn build(&self, setup: &VisionSetup) -> Box<dyn VisionMethod> {
                 match self {
                     $(Self::$variant(params) => params.build(setup),)+
@@ -48,6 +58,8 @@ vision_methods! {
     Trp(TrpParams) = "trp", "truncated every few steps, decomposed at the end";
     Cuttlefish(CuttlefishParams) = "cuttlefish", "in full until the stable ranks settle, then as factors";
     Maestro(MaestroParams) = "maestro", "ordered factors whose vanishing components are cut off";
+    LowRank(LowRankVisionParams) = "low-rank", "factors from the beginning, from the initial weights, with Frobenius decay";
+    Condlr(CondlrParams) = "condlr", "factors whose condition number is kept small";
 }
 
 impl Default for AnyVisionMethod {

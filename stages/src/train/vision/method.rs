@@ -91,21 +91,6 @@ pub trait VisionMethod: Send {
         Ok(model)
     }
 
-    /// Before the first step of each epoch.
-    ///
-    /// # Errors
-    /// When that cannot be done.
-    fn before_epoch(
-        &mut self,
-        at: At,
-        model: VisionModel,
-        optimizer: &mut VisionOptimizer,
-        data: &VisionData<'_>,
-    ) -> Result<VisionModel, StageError> {
-        let _ = (at, optimizer, data);
-        Ok(model)
-    }
-
     /// Before the forward pass of each step.
     ///
     /// # Errors
@@ -147,12 +132,12 @@ pub trait VisionMethod: Send {
         usual
     }
 
-    /// After all parameters of a step have changed.
+    /// After all parameters of a step have changed at this learning rate. Not called where the step was left out.
     ///
     /// # Errors
     /// When that cannot be done.
-    fn after_step(&mut self, at: At, model: VisionModel) -> Result<VisionModel, StageError> {
-        let _ = at;
+    fn after_step(&mut self, at: At, lr: f64, model: VisionModel) -> Result<VisionModel, StageError> {
+        let _ = (at, lr);
         Ok(model)
     }
 
@@ -186,6 +171,12 @@ pub trait VisionMethod: Send {
     /// When that cannot be done.
     fn deployed(&mut self, model: VisionModel, data: &VisionData<'_>) -> Result<VisionModel, StageError> {
         self.validated(model, data)
+    }
+
+    /// The model as training left it, where the deployed one is another: TRP's dense weights, Maestro's ordered factors.
+    /// Asked for after [`deployed`](Self::deployed).
+    fn trained(&self) -> Option<&VisionModel> {
+        None
     }
 
     /// What happened since the last call and is worth a line in the log.

@@ -28,6 +28,11 @@ pub trait VisionMethodParams:
     /// Reports what cannot work; `at` is the dotted path of these parameters.
     fn check(&self, at: &str, check: &mut Check<'_>);
 
+    /// Reports what does not go with a run of this many epochs, of which so many warm up.
+    fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
+        let _ = (at, epochs, warmup_epochs, check);
+    }
+
     /// The method, before its first step.
     fn build(&self, setup: &VisionSetup) -> Box<dyn VisionMethod>;
 }
@@ -184,5 +189,6 @@ impl<M: VisionMethodParams> ClassifierParams<M> {
             (None, true) => {}
         }
         self.method.check("method", check);
+        self.method.check_epochs("method", self.epochs, self.warmup_epochs, check);
     }
 }

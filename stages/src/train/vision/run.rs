@@ -1,5 +1,7 @@
 //! The training loop of classifiers, to be read from top to bottom.
 
+use std::time::Instant;
+
 use burn::tensor::{Device, Tensor};
 use sepia_engine::stage::{Progress, StageContext, StageError};
 
@@ -15,10 +17,10 @@ use crate::{
     device,
     metric::trace::StableRanks,
     model::vision::{Form, Kind, VisionConfig, VisionModel, load_vision, save_vision},
-    train::{State, Throughput, guard::Guard, peak_memory_bytes},
+    train::{State, Throughput, TimeShare, guard::Guard, peak_memory_bytes},
 };
 
-/// Trains a classifier and writes what the method deploys to the output `model`.
+/// Trains a classifier and writes what the method deploys, which is returned, to the output `model`.
 ///
 /// Inputs: `data` (images) and, optionally, `init` (a model to continue). Everything random derives from the seed, the
 /// purpose and the step or epoch; a run that was stopped and resumed ends in the same bytes as one that was not.
@@ -30,7 +32,7 @@ pub fn run_vision<M: VisionMethodParams>(
     knobs: &ClassifierKnobs,
     method: &mut dyn VisionMethod,
     ctx: &mut StageContext<'_>,
-) -> Result<(), StageError> {
+) -> Result<VisionModel, StageError> {
     device::with_threads(ctx.threads(), || {
         let device = device::open(ctx)?;
         let folder = ImageFolder::open(&ctx.input("data")?)?;
@@ -48,6 +50,7 @@ pub fn run_vision<M: VisionMethodParams>(
             steps_per_epoch: (train.len() / params.batch_size) as u64,
             optimizer: VisionOptimizer::new(params.optimizer, params.weight_decay),
             ranks: StableRanks::default(),
+            rank_time: TimeShare::default(),
             guard: Guard::default(),
             seen: Scores::default(),
             done: 0,
@@ -76,6 +79,7 @@ struct Run<'a, 'b, M> {
     steps_per_epoch: u64,
     optimizer: VisionOptimizer,
     ranks: StableRanks,
+    rank_time: TimeShare,
     guard: Guard,
     /// Of the training images of this epoch so far.
     seen: Scores,
@@ -84,17 +88,13 @@ struct Run<'a, 'b, M> {
 }
 
 impl<M: VisionMethodParams> Run<'_, '_, M> {
-    fn train(mut self, model: VisionModel) -> Result<(), StageError> {
+    fn train(mut self, model: VisionModel) -> Result<VisionModel, StageError> {
         let mut model = self.begin(model)?;
         let total = self.params.epochs * self.steps_per_epoch;
         let mut speed = Throughput::default();
         let mut order = Vec::new();
         while self.done < total {
             let (epoch, within) = (self.done / self.steps_per_epoch, self.done % self.steps_per_epoch);
-            if within == 0 {
-                model = self.method.before_epoch(self.at(), model, &mut self.optimizer, &self.data)?;
-                self.note();
-            }
             if within == 0 || order.is_empty() {
                 order = epoch_order(self.data.train.len(), self.ctx.rng_seed("epoch", epoch));
             }
@@ -158,7 +158,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
             };
             self.optimizer.step(&mut model, gradients, lr, decays);
             model.learn_statistics(&pass);
-            model = self.method.after_step(at, model)?;
+            model = self.method.after_step(at, lr, model)?;
             self.seen.add(scores);
         } else {
             self.guard.skip(self.done + 1, bad.as_deref().unwrap_or("the loss"))?;
@@ -191,10 +191,12 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
 
     /// The stable rank of every layer's channel matrix, by a few products with a vector that is kept between epochs.
     fn trace_ranks(&mut self, model: &VisionModel) -> Result<(), StageError> {
+        let start = Instant::now();
         for layer in model.layers() {
             let found = self.ranks.measure(&layer.path, &layer.matrix(Form::Channel))?;
             self.ctx.metric(&format!("stable_rank/{}", layer.path), self.done, found)?;
         }
+        self.rank_time.add_since(start);
         Ok(())
     }
 
@@ -264,7 +266,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
         load_vision(&folder.join("model"), self.device)
     }
 
-    fn finish(self, model: VisionModel) -> Result<(), StageError> {
+    fn finish(self, model: VisionModel) -> Result<VisionModel, StageError> {
         let state_bytes = self.optimizer.bytes();
         let model = self.method.deployed(model, &self.data)?;
         let found = self.evaluate(&model);
@@ -279,6 +281,9 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
             ("skipped_updates".to_owned(), self.guard.skipped as f64),
         ];
         results.extend(self.method.results());
+        if self.params.rank_every > 0 {
+            results.push(("rank_time_share".to_owned(), self.rank_time.share()));
+        }
         results.extend(peak_memory_bytes().map(|bytes| ("peak_memory_bytes".to_owned(), bytes as f64)));
         for note in self.method.notes() {
             self.ctx.note(&note);
@@ -287,7 +292,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
         for (name, value) in results {
             self.ctx.result(&name, value)?;
         }
-        Ok(())
+        Ok(model)
     }
 }
 
