@@ -19,6 +19,7 @@ mod quickstart;
 mod random_graphs;
 mod sharing;
 mod sharing_a_store;
+mod sharing_over_ssh;
 mod shipped;
 mod slots;
 mod slurm;

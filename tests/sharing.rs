@@ -157,3 +157,40 @@ fn damaged_outputs_come_back_from_a_remote() {
     alice.sepia(&["cache", "verify"]);
     alice.sepia(&["cache", "gc", "--keep-days", "1"]);
 }
+
+#[test]
+fn a_run_goes_on_while_outputs_come_from_a_remote() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (_folder, lab, alice, bob) = lab();
+    let large = "[stages.large]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"head -c 700000 /dev/urandom > out\"]\n\
+                 outputs = { out = \"out\" }\n";
+    alice.project.write("m.toml", large);
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    alice.sepia(&["run", "m.toml", "--remote", "lab"]);
+    // A way to the same folder that brings 100 kB, and the rest once another stage has run.
+    let (gate, ssh) = (bob.project.path("gate"), bob.project.path("ssh"));
+    let script = format!(
+        "#!/bin/sh\n'{}' serve --stdio | {{ dd bs=1 count=100000 status=none; while ! [ -e '{}' ]; do sleep 0.05; done; cat; }}\n",
+        env!("CARGO_BIN_EXE_sepia"),
+        gate.display()
+    );
+    std::fs::write(&ssh, script).unwrap();
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let other = format!(
+        "{large}[stages.other]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"touch '{}'; echo > out\"]\n\
+         outputs = {{ out = \"out\" }}\n",
+        gate.display()
+    );
+    bob.project.write("m.toml", &other);
+    let through = |arguments: &[&str]| {
+        let done = Done::from(bob.project.command(arguments).env("SEPIA_SSH", &ssh).output().unwrap());
+        assert_eq!(done.code, 0, "{arguments:?}\n{}{}", done.out, done.err);
+        done
+    };
+    std::fs::write(&gate, "").unwrap();
+    through(&["remote", "add", "lab", &format!("ssh://host{lab}"), "--trust"]);
+    std::fs::remove_file(&gate).unwrap();
+    let done = through(&["run", "m.toml", "--remote", "lab"]);
+    assert!(done.err.contains("1 ran, 1 cached"), "{}", done.err);
+    assert_eq!(bob.project.executions(), 2);
+}

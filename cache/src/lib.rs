@@ -33,7 +33,7 @@
 //! | `file_digests` | digests of files outside the store, remembered by `stat` |
 //! | `merge` | records from elsewhere: checked, then united with ours |
 //! | `sign` | signatures and trust |
-//! | `remote` | folders that hold objects and records for several people |
+//! | `remote` | places that hold objects and records for several people |
 //! | `transfer` | push and pull |
 //! | `parcel` | all of a run as one folder or file |
 //! | `reproduction` | results that were computed again to be compared |
@@ -77,7 +77,7 @@ pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKi
 pub use parcel::Parcel;
 pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
-pub use remote::{OpenRemote, Probe, RemoteConfig};
+pub use remote::{OpenRemote, Probe, RemoteConfig, serve};
 pub use reproduction::is_reproduction;
 /// For [`Store::query`].
 pub use rusqlite;

@@ -190,3 +190,15 @@ prop_compose! {
         }
     }
 }
+
+/// Waits until something is there, for as long as a loaded machine may take.
+pub(crate) fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it never came");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

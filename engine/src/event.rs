@@ -32,6 +32,15 @@ pub enum RunEvent {
         /// Their names; only the first few of many.
         nodes: Vec<String>,
     },
+    /// Its outputs are being fetched from a remote. Not recorded.
+    Fetching {
+        /// Node.
+        node: String,
+        /// Bytes that are here.
+        bytes: u64,
+        /// Bytes in all.
+        of_bytes: u64,
+    },
     /// Another run is computing this very key.
     Waiting {
         /// Node.

@@ -50,7 +50,7 @@ impl Store {
         } else {
             camino::absolute_utf8(url).map_err(|e| StoreError::io("find", url.into(), e))?.into_string()
         };
-        let remote = connect(&url)?;
+        let remote = connect(&url, &self.uploads_dir())?;
         let id = match marker::read(remote.as_ref())? {
             Some(id) => id,
             None => marker::make(remote.as_ref())?,
@@ -91,7 +91,7 @@ impl Store {
             None => None,
         };
         let config = config.ok_or_else(|| no_remote(name.unwrap_or_default(), &remotes))?.clone();
-        let remote = connect(&config.url)?;
+        let remote = connect(&config.url, &self.uploads_dir())?;
         match marker::read(remote.as_ref())? {
             Some(id) if id == config.id => Ok(OpenRemote { remote, config }),
             found => {
@@ -103,6 +103,11 @@ impl Store {
                 Err(StoreError::Refused { source_name: format!("the remote {}", config.url), why })
             }
         }
+    }
+
+    /// What is known of uploads that are not complete.
+    fn uploads_dir(&self) -> Utf8PathBuf {
+        self.cache_dir().join("uploads")
     }
 
     fn remotes_path(&self) -> Utf8PathBuf {
@@ -128,7 +133,8 @@ impl Store {
 /// The remote in a folder that no store has added; `make`: make it one.
 pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Result<OpenRemote> {
     let url = camino::absolute_utf8(folder).map_err(|e| StoreError::io("find", folder, e))?.into_string();
-    let remote = connect(&url)?;
+    // A folder has nothing to remember.
+    let remote = connect(&url, folder)?;
     let id = match marker::read(remote.as_ref())? {
         Some(id) => id,
         None if make => marker::make(remote.as_ref())?,

@@ -7,8 +7,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::OFlags;
 
+use super::partial::Partial;
 use super::{Listed, Remote, check_remote_name};
-use crate::layout::unique_sibling;
 
 /// How much is copied at once.
 pub(super) const PIECE: usize = 1 << 20;
@@ -30,7 +30,7 @@ impl FolderRemote {
     }
 
     /// Opens a plain file. A symbolic link is not followed, and a pipe does not make us wait.
-    fn open(&self, name: &str) -> io::Result<File> {
+    pub(super) fn open(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = self.path(name)?;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
@@ -41,29 +41,15 @@ impl FolderRemote {
         if file.metadata()?.is_file() { Ok(file) } else { Err(not_plain(&path)) }
     }
 
-    /// Writes a temporary file in the folder where `name` will be.
-    fn write_beside(&self, path: &Utf8Path, from: &mut dyn Read) -> io::Result<Utf8PathBuf> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let temporary = unique_sibling(path);
-        let copied = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
-            let mut piece = vec![0; PIECE];
-            loop {
-                match from.read(&mut piece) {
-                    Ok(0) => return Ok(()),
-                    Ok(n) => file.write_all(&piece[..n])?,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            }
-        });
-        if copied.is_err() {
-            // A leftover has a name that counts as nothing.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        copied.map(|()| temporary)
+    /// Begins an upload, or goes on with one.
+    pub(super) fn upload(&self, name: &str) -> io::Result<Partial> {
+        Partial::open(&self.path(name)?, is_named_by_content(name))
     }
+}
+
+/// Whether all who write a name write the same bytes.
+fn is_named_by_content(name: &str) -> bool {
+    name.starts_with("objects/") || name.starts_with("trees/")
 }
 
 fn not_plain(path: &Utf8Path) -> io::Error {
@@ -129,21 +115,24 @@ impl Remote for FolderRemote {
     }
 
     fn put(&self, name: &str, from: &mut dyn Read) -> io::Result<()> {
-        let path = self.path(name)?;
-        let temporary = self.write_beside(&path, from)?;
-        std::fs::rename(&temporary, &path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+        let mut partial = self.upload(name)?;
+        match partial.take(from) {
+            Ok(()) => partial.publish(),
+            Err(error) => {
+                partial.leave(&error);
+                Err(error)
+            }
+        }
     }
 
     fn create(&self, name: &str, mut bytes: &[u8]) -> io::Result<bool> {
-        let path = self.path(name)?;
-        let temporary = self.write_beside(&path, &mut bytes)?;
-        // A hard link never takes the place of anything, on network file systems too.
-        let linked = std::fs::hard_link(&temporary, &path);
-        let _ = std::fs::remove_file(&temporary);
-        match linked {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(e) => Err(e),
+        let mut partial = Partial::open(&self.path(name)?, false)?;
+        match partial.take(&mut bytes) {
+            Ok(()) => partial.publish_new(),
+            Err(error) => {
+                partial.discard();
+                Err(error)
+            }
         }
     }
 
@@ -188,20 +177,34 @@ mod tests {
         remote.settle().unwrap();
     }
 
-    #[test]
-    fn an_upload_that_fails_leaves_nothing() {
-        struct Failing(usize);
-        impl Read for Failing {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("torn"))?;
-                Ok(buffer.len())
+    /// Gives some of its bytes, then fails.
+    struct Failing<'b>(&'b [u8], io::ErrorKind);
+
+    impl Read for Failing<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::Error::new(self.1, "torn"));
             }
+            self.0.read(buffer)
         }
+    }
+
+    #[test]
+    fn an_upload_that_fails_is_not_seen_and_gone_on_with() {
         let f = Fixture::new();
         let remote = FolderRemote::new(f.root.join("remote"));
-        assert!(remote.put("objects/ab/cd", &mut Failing(2)).is_err());
-        assert!(remote.list("objects").unwrap().is_empty());
-        assert_eq!(std::fs::read_dir(f.root.join("remote/objects/ab")).unwrap().count(), 0);
+        let hidden = f.root.join("remote/objects/ab/.cd.partial");
+        assert!(remote.put("objects/ab/cd", &mut Failing(b"hel", io::ErrorKind::Other)).is_err());
+        assert!(remote.list("objects").unwrap().is_empty() && remote.size("objects/ab/cd").unwrap().is_none());
+        assert_eq!(std::fs::read(&hidden).unwrap(), b"hel");
+        remote.put("objects/ab/cd", &mut &b"hello"[..]).unwrap();
+        assert_eq!(remote.size("objects/ab/cd").unwrap(), Some(5));
+        assert!(!hidden.exists());
+        // What is damaged here leaves nothing there, and neither does what may differ from one upload to the next.
+        assert!(remote.put("objects/ab/ce", &mut Failing(b"hel", io::ErrorKind::InvalidData)).is_err());
+        assert!(remote.put("records/x", &mut Failing(b"hel", io::ErrorKind::Other)).is_err());
+        assert_eq!(std::fs::read_dir(f.root.join("remote/objects/ab")).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(f.root.join("remote/records")).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Places that hold objects and records for several people. Today these are folders; what they must be able to do is in
-//! one trait.
+//! Places that hold objects and records for several people: folders, folders on other hosts ([`ssh`]), buckets (the
+//! feature `s3`). What they must be able to do is in one trait.
 //!
 //! A remote is a flat set of names with bytes ([`Remote`]); everything on it is immutable and named by its content:
 //!
@@ -17,19 +17,29 @@
 //!
 //! Nothing that comes from a remote is believed before it has been hashed; see [`crate::transfer`].
 
+mod address;
 mod config;
 mod folder;
 mod marker;
 mod name;
+mod partial;
 mod probe;
+mod promise;
+#[cfg(feature = "s3")]
+mod s3;
+mod ssh;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+
+use camino::Utf8Path;
 
 pub use config::RemoteConfig;
 pub(crate) use config::folder_remote;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
+pub(crate) use promise::WINDOW_LOG;
+pub use ssh::serve;
 
 use crate::error::{Result, StoreError};
 
@@ -93,12 +103,28 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
     StoreError::Remote { remote: address.to_owned(), action, why: error.to_string() }
 }
 
-/// The remote of an address: a path, or `file:///path`.
-pub(crate) fn connect(url: &str) -> Result<Arc<dyn Remote>> {
+/// The remote of an address: a path, `file:///path`, `ssh://host/path` or `s3://bucket/prefix`. What a remote has to
+/// remember from one time to the next, and can lose without loss, is kept in the folder `state`.
+pub(crate) fn connect(url: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {
         None => Ok(Arc::new(folder::FolderRemote::new(url))),
         Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
-        Some((scheme, _)) => Err(unusable(format!("`{scheme}://` is not known; known are a path and `file:///path`"))),
+        Some(("ssh", rest)) => Ok(Arc::new(ssh::SshRemote::new(rest).map_err(unusable)?)),
+        Some(("s3", rest)) => bucket(rest, state).map_err(unusable),
+        Some((scheme, _)) => Err(unusable(format!(
+            "`{scheme}://` is not known; known are a path, `file:///path`, `ssh://[user@]host[:port]/path` and \
+             `s3://bucket/prefix`"
+        ))),
     }
+}
+
+#[cfg(feature = "s3")]
+fn bucket(rest: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>, String> {
+    Ok(Arc::new(s3::S3Remote::new(rest, state)?))
+}
+
+#[cfg(not(feature = "s3"))]
+fn bucket(_rest: &str, _state: &Utf8Path) -> Result<Arc<dyn Remote>, String> {
+    Err("this Sepia was built without S3; `cargo build --release --features s3` builds one with it".to_owned())
 }

@@ -11,7 +11,7 @@ use super::{ZST, listing_name, object_name};
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::merge::refused;
 use crate::object::{FileStat, HashedOutput, Listing, ObjectKind, ObjectRef, remove};
-use crate::remote::OpenRemote;
+use crate::remote::{OpenRemote, WINDOW_LOG};
 use crate::store::Store;
 
 /// No listing is longer: that of a million files has 150 MB.
@@ -202,7 +202,7 @@ fn unpack(
     })?;
     let (mut writer, there) = Writer::resume(parts, count)?;
     let mut decoder = zstd::stream::read::Decoder::new(File::open(&wire)?).map_err(not_packed)?;
-    decoder.window_log_max(27).map_err(not_packed)?;
+    decoder.window_log_max(WINDOW_LOG).map_err(not_packed)?;
     let mut skip = there;
     let mut piece = vec![0; 1 << 20];
     loop {

@@ -34,6 +34,12 @@ impl Store {
         let parts = self.parts(object)?;
         let name = object_name(object);
         let compress = remote.compresses() && worth_compressing(&parts).unwrap_or(false);
+        // The listing of a folder first: by it a server checks what follows.
+        if object.kind == ObjectKind::Tree {
+            let listing = self.listing(object)?.canonical();
+            let name = listing_name(&object.digest);
+            to.at(|| format!("take {name}"), again(|| remote.put(&name, &mut listing.as_slice())))?;
+        }
         let sent = again(|| {
             let reader = Reader::new(&parts, count);
             if compress {
@@ -45,11 +51,6 @@ impl Store {
             }
         });
         to.at(|| format!("take {name}"), sent)?;
-        if object.kind == ObjectKind::Tree {
-            let listing = self.listing(object)?.canonical();
-            let name = listing_name(&object.digest);
-            to.at(|| format!("take {name}"), again(|| remote.put(&name, &mut listing.as_slice())))?;
-        }
         Ok(())
     }
 }

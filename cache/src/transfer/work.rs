@@ -55,7 +55,8 @@ impl<'p> Counter<'p> {
         (self.tell)(Progress {
             objects: self.objects.load(Ordering::Relaxed),
             of_objects: self.of_objects,
-            bytes: self.bytes.load(Ordering::Relaxed),
+            // What is tried again is counted again.
+            bytes: self.bytes.load(Ordering::Relaxed).min(self.of_bytes),
             of_bytes: self.of_bytes,
         });
     }

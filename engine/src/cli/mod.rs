@@ -38,6 +38,7 @@ mod reproduce;
 mod results;
 mod run;
 mod runs;
+mod serve;
 mod show;
 mod spectra;
 mod stages;
@@ -84,6 +85,7 @@ pub fn main(registry: Registry) -> std::process::ExitCode {
         Command::Remote(remote) => remote::remote(&args.global, remote),
         Command::Push(push) => transfer::push(&args.global, push),
         Command::Pull(pull) => transfer::pull(&args.global, pull),
+        Command::Serve(serve) => serve::serve(serve),
         Command::Key(key) => key::key(&args.global, key),
         Command::Stages => stages::list(registry),
         Command::Devices(devices) => devices::devices(registry, devices),

@@ -47,6 +47,11 @@ pub(super) fn json(value: &serde_json::Value) {
     data(&format!("{value:#}\n"));
 }
 
+/// Prints JSON data as one line, at once.
+pub(super) fn line(value: &serde_json::Value) {
+    data(&format!("{value}\n"));
+}
+
 /// A table without lines, its columns aligned, numbers to the right.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     use comfy_table::{Cell, CellAlignment, Table, presets};

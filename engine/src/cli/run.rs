@@ -8,7 +8,9 @@ use sepia_cache::{Digest, OpenRemote, Progress, Store, StoreError, What};
 use super::{
     args::{self, Format, Global},
     exit::{Exit, Failure},
-    fetch, limits, output, plan, project, trust,
+    fetch, limits, output, plan, project,
+    transfer::Teller,
+    trust,
 };
 use crate::{
     device::Gpus,
@@ -77,7 +79,7 @@ pub(super) fn run(registry: Registry, global: &Global, args: &args::Run) -> Resu
     if let Some(remote) = &remote
         && exit != Exit::Interrupted
     {
-        offer(global, &store, remote, &report.run);
+        offer(global, args.format, &store, remote, &report.run);
     }
     // The process ends here: taking thousands of small values apart one by one would only take time.
     std::mem::forget(project);
@@ -167,16 +169,16 @@ fn shared_records(store: &Store, name: &str) -> Result<Option<OpenRemote>, Failu
 }
 
 /// Brings what a run used and made to the remote.
-fn offer(global: &Global, store: &Store, remote: &OpenRemote, run: &str) {
+fn offer(global: &Global, format: Format, store: &Store, remote: &OpenRemote, run: &str) {
     let what = What { runs: [run.to_owned()].into(), ..What::default() };
-    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
+    let teller = Teller::new(global, format, "pushing", "to", remote);
     let offered = trust::sign(store)
         .map_err(|failure| failure.found.into_iter().map(|found| found.message).collect::<Vec<_>>().join("; "))
         .and_then(|()| {
-            let progress = |progress: Progress| bar.set_bytes(progress.bytes, progress.of_bytes);
+            let progress = |progress: Progress| teller.progress(progress);
             store.push(remote, &what, &progress).map_err(|error| error.to_string())
         });
-    bar.end();
+    teller.end();
     match offered {
         Ok(pushed) if pushed.records > 0 && !global.quiet => output::note(&format!(
             "{:>12} {} to {}, {}",

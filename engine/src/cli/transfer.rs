@@ -1,9 +1,15 @@
 //! `sepia push` and `sepia pull`.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use sepia_cache::{OpenRemote, Outputs, Progress, Store, What};
+use serde_json::json;
 
 use super::{
-    args::{self, Global},
+    args::{self, Format, Global},
     exit::{Exit, Failure},
     merge, output, project, trust,
 };
@@ -14,9 +20,17 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
     trust::sign(&store)?;
     let (remote, words) = remote_and_rest(&store, &args.words)?;
     let what = what(&store, &words, &[], &[], outputs(args.results_only, args.models))?;
-    let bar = output::Bar::new(global, &format!("pushing to {}", remote.config.name));
-    let pushed = store.push(&remote, &what, &|progress| show(&bar, progress))?;
-    bar.end();
+    let teller = Teller::new(global, args.format, "pushing", "to", &remote);
+    let pushed = store.push(&remote, &what, &|progress| teller.progress(progress))?;
+    teller.end();
+    if args.format == Format::Json {
+        output::line(&json!({
+            "event": "pushed", "remote": remote.config.name, "records": pushed.records, "runs": pushed.runs,
+            "outputs": pushed.objects, "bytes": pushed.bytes, "known_outputs": pushed.known_objects,
+            "absent_outputs": pushed.absent,
+        }));
+        return Ok(Exit::Fine);
+    }
     let mut text = format!(
         "pushed to {}: {}, {}, {}",
         remote.config.name,
@@ -40,9 +54,16 @@ pub(super) fn pull(global: &Global, args: &args::Pull) -> Result<Exit, Failure> 
     // Which run is meant may only be known once its records are here.
     let merged = store.pull_records(&remote)?;
     let what = what(&store, &[], &args.run, &args.node, outputs(args.results_only, args.models))?;
-    let bar = output::Bar::new(global, &format!("pulling from {}", remote.config.name));
-    let pulled = store.pull(&remote, &what, &|progress| show(&bar, progress))?;
-    bar.end();
+    let teller = Teller::new(global, args.format, "pulling", "from", &remote);
+    let pulled = store.pull(&remote, &what, &|progress| teller.progress(progress))?;
+    teller.end();
+    if args.format == Format::Json {
+        output::line(&json!({
+            "event": "pulled", "remote": remote.config.name, "records": merged.records, "runs": merged.runs,
+            "outputs": pulled.objects, "bytes": pulled.bytes, "absent_outputs": pulled.absent,
+        }));
+        return Ok(Exit::Fine);
+    }
     let mut text = format!(
         "pulled from {}: {}; {}, {}",
         remote.config.name,
@@ -57,8 +78,44 @@ pub(super) fn pull(global: &Global, args: &args::Pull) -> Result<Exit, Failure> 
     Ok(Exit::Fine)
 }
 
-fn show(bar: &output::Bar, progress: Progress) {
-    bar.set_bytes(progress.bytes, progress.of_bytes);
+/// How often progress is told as an event.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Tells how far a push or pull is: with a bar on a terminal, with events to a program.
+pub(super) struct Teller {
+    bar: output::Bar,
+    /// What the events are called, and when the last one was told.
+    events: Option<(&'static str, Mutex<Option<Instant>>)>,
+}
+
+impl Teller {
+    pub(super) fn new(
+        global: &Global,
+        format: Format,
+        event: &'static str,
+        direction: &str,
+        remote: &OpenRemote,
+    ) -> Self {
+        let bar = output::Bar::new(global, &format!("{event} {direction} {}", remote.config.name));
+        Self { bar, events: (format == Format::Json).then(|| (event, Mutex::new(None))) }
+    }
+
+    pub(super) fn progress(&self, progress: Progress) {
+        self.bar.set_bytes(progress.bytes, progress.of_bytes);
+        let Some((event, told)) = &self.events else { return };
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= EVERY) || progress.objects == progress.of_objects {
+            *told = Some(Instant::now());
+            output::line(&json!({
+                "event": event, "bytes": progress.bytes, "of_bytes": progress.of_bytes,
+                "outputs": progress.objects, "of_outputs": progress.of_objects,
+            }));
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.bar.end();
+    }
 }
 
 fn outputs(results_only: bool, models: bool) -> Outputs {

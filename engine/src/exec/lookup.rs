@@ -42,11 +42,16 @@ impl Lookup {
         Ok(Self { store: Arc::clone(store), index, shared: None, seen })
     }
 
-    /// Also fetches outputs of known results from a remote when they are wanted.
+    /// Outputs of known results may also be fetched from a remote when a run wants them.
     #[must_use]
     pub fn with_remote(mut self, remote: OpenRemote, signals: Signals) -> Self {
-        self.shared = Some(Shared::new(remote, signals));
+        self.shared = Some(Shared { remote, signals });
         self
+    }
+
+    /// The remote, for who fetches from it.
+    pub(super) fn take_shared(&mut self) -> Option<Shared> {
+        self.shared.take()
     }
 
     /// The store it looks into.
@@ -66,11 +71,12 @@ impl Lookup {
         let hits = self.index.candidates(&key.0)?;
         let is_whole =
             |hit: &&Hit| hit.outputs.iter().all(|(_, object)| self.seen.contains(object) || self.store.present(object));
-        let mut whole = hits.iter().find(is_whole);
-        if let (None, Some(shared)) = (whole, &self.shared) {
-            whole = hits.iter().find(|hit| shared.fetch(&self.store, hit));
-        }
-        Ok(whole.map(|hit| hit.outputs.iter().map(|(port, object)| (port.to_string(), *object)).collect()))
+        Ok(hits.iter().find(is_whole).map(outputs_of))
+    }
+
+    /// The outputs of all good records for a key, wherever their bytes are; the newest first.
+    pub(super) fn known(&self, key: &StageKey) -> Result<Vec<NodeOutputs>, StoreError> {
+        Ok(self.index.candidates(&key.0)?.iter().map(outputs_of).collect())
     }
 
     /// As [`find`](Self::find), sure to see what another run committed before it gave its lock back.
@@ -90,6 +96,10 @@ impl Lookup {
         let now = outputs.iter().map(|(port, object)| (port.clone(), object.digest.to_string()));
         Ok(!before.is_empty() && before == now.collect())
     }
+}
+
+fn outputs_of(hit: &Hit) -> NodeOutputs {
+    hit.outputs.iter().map(|(port, object)| (port.to_string(), *object)).collect()
 }
 
 /// The nodes that run even if they are in the store.

@@ -110,6 +110,7 @@ impl Listener for Recorder {
                 self.progress_changed = true;
                 return;
             }
+            RunEvent::Fetching { .. } => return,
             RunEvent::Finished { node, .. } | RunEvent::Failed { node, .. } => drop(self.progress.remove(node)),
             _ => {}
         }

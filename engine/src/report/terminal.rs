@@ -110,6 +110,29 @@ impl<W: Write> Terminal<W> {
         }
     }
 
+    fn fetching(&mut self, node: &str, done: u64, all: u64) {
+        if !self.options.bars {
+            return;
+        }
+        if done == all {
+            self.drop_bar(node);
+            return;
+        }
+        let running = self.running.entry(node.to_owned()).or_insert(Running { bar: None, last_plain: self.now_ms });
+        let bar = running.bar.get_or_insert_with(|| {
+            let bar = self.bars.add(ProgressBar::new(all));
+            let template = "{prefix:>12.cyan.bold} {msg}  [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix("Fetching");
+            bar.set_message(node.to_owned());
+            bar
+        });
+        bar.set_length(all);
+        bar.set_position(done);
+    }
+
     fn failure(&mut self, node: &str, attempt: u32, failure: &Failure, again: bool) {
         let word = if again { "Retrying" } else { "Failed" };
         let style = if again { WARN } else { BAD };
@@ -157,17 +180,20 @@ impl<W: Write> Listener for Terminal<W> {
             RunEvent::Cached { count: number, nodes } => {
                 if usize::try_from(*number).is_ok_and(|number| number <= EACH && number == nodes.len()) {
                     for node in nodes {
+                        self.drop_bar(node);
                         self.line(GOOD, "Cached", node);
                     }
                 } else {
                     self.line(GOOD, "Cached", &count(*number, "stage"));
                 }
             }
+            RunEvent::Fetching { node, bytes, of_bytes } => self.fetching(node, *bytes, *of_bytes),
             RunEvent::Waiting { node, owner } => {
                 self.line(WARN, "Waiting", &format!("{node}: being computed by {owner}"));
             }
             RunEvent::Started { node, kind, attempt, .. } => {
                 let which = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+                self.drop_bar(node);
                 self.line(BUSY, "Running", &format!("{node} ({kind}{which})"));
                 self.running.insert(node.clone(), Running { bar: None, last_plain: self.now_ms });
             }

@@ -12,7 +12,9 @@ pub(in crate::cli) use self::{
     manifest::{Changes, Check, Completions, Fmt, Methods, New, Source},
     results::{Compare, Dashboard, Plot, Report, Results, TableFormat},
     run::{Attach, Chosen, Devices, ExecutorArg, Plan, Run},
-    share::{Divergences, Export, Import, Key, KeyCommand, Merge, Pull, Push, Remote, RemoteCommand, Reproduce, Tag},
+    share::{
+        Divergences, Export, Import, Key, KeyCommand, Merge, Pull, Push, Remote, RemoteCommand, Reproduce, Serve, Tag,
+    },
     store::{Cache, CacheCommand, Gc},
 };
 
@@ -99,6 +101,8 @@ pub(in crate::cli) enum Command {
     Push(Push),
     /// Fetch results from a remote: what is not here.
     Pull(Pull),
+    /// Answer another Sepia over ssh: it starts this on the host of its remote.
+    Serve(Serve),
     /// Make and show keys that sign results.
     Key(Key),
     /// List the stage kinds.

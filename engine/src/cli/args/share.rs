@@ -78,6 +78,25 @@ pub(in crate::cli) struct Tag {
     pub(in crate::cli) format: Format,
 }
 
+const REMOTE_HELP: &str = "\
+Where it is:
+  /mnt/share/sepia                  a folder that all can reach
+  ssh://[user@]host[:port]/path     a folder on a host that has Sepia; `/~/path` is below your home there. Your own ssh is
+                                    used, or what SEPIA_SSH says (`ssh -F config`); it must not have to ask you anything
+  s3://bucket/prefix                a bucket (in a build with `--features s3`), with the keys of the environment
+                                    (AWS_ACCESS_KEY_ID ...) or of ~/.aws/credentials (AWS_PROFILE)
+Options follow a `?`, with `&` between them:
+  timeout=SECONDS                   how long it may be silent [default: 60 for ssh, 30 for s3]
+  sepia=PATH                        ssh: where Sepia is there [default: sepia]
+  endpoint=URL, region=NAME         s3: a store that is not Amazon's";
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Serve {
+    /// Over standard input and output.
+    #[arg(long, required = true)]
+    pub(in crate::cli) stdio: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Remote {
     #[command(subcommand)]
@@ -90,7 +109,9 @@ pub(in crate::cli) enum RemoteCommand {
     Add {
         /// What to call it.
         name: String,
-        /// A folder that all can reach: a path, or `file:///path`.
+        /// Where: a folder that all can reach (`/mnt/share/sepia`), a folder on a host (`ssh://[user@]host[:port]/path`,
+        /// below your home there with `/~/path`), or a bucket (`s3://bucket/prefix`, in a build with `--features s3`).
+        #[arg(long_help = REMOTE_HELP)]
         url: String,
         /// Take results from it as if they were made here, signed or not.
         #[arg(long)]
@@ -119,6 +140,9 @@ pub(in crate::cli) struct Push {
     /// Of the outputs, only models.
     #[arg(long)]
     pub(in crate::cli) models: bool,
+    /// `json`: one event a line on standard output, with progress in bytes.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(in crate::cli) format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -137,6 +161,9 @@ pub(in crate::cli) struct Pull {
     /// Of the outputs, only models.
     #[arg(long)]
     pub(in crate::cli) models: bool,
+    /// `json`: one event a line on standard output, with progress in bytes.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(in crate::cli) format: Format,
 }
 
 #[derive(Debug, clap::Args)]

@@ -31,6 +31,7 @@ use super::{
     record::RunRecord,
     recorder::Recorder,
     scheduler::{Demand, Scheduler},
+    shared::{Fetcher, News},
     slots::{self, Amount, Slots},
     slurm::Slurm,
     standing::{LISTED, Standing},
@@ -84,6 +85,7 @@ pub struct RunReport {
 enum Wake {
     Attempt(Message),
     Committed(Committed),
+    Fetch(News),
 }
 
 /// Runs the chosen part of a plan.
@@ -92,7 +94,7 @@ enum Wake {
 /// [`RunError`]; stages that fail are in the report instead.
 pub fn run(
     plan: &Plan,
-    lookup: Lookup,
+    mut lookup: Lookup,
     options: &RunOptions,
     listeners: &mut [&mut dyn Listener],
 ) -> Result<RunReport, RunError> {
@@ -107,6 +109,11 @@ pub fn run(
     let (tell, wakes) = channel();
     let for_attempts = tell.clone();
     let tell_loop: Tell = Arc::new(move |message| drop(for_attempts.send(Wake::Attempt(message))));
+    let for_fetches = tell.clone();
+    let fetcher = lookup
+        .take_shared()
+        .map(|shared| Fetcher::start(store, shared, move |news| drop(for_fetches.send(Wake::Fetch(news)))));
+    let fetcher = fetcher.transpose()?;
     let executor: Box<dyn Executor> = match &options.executor {
         ExecutorChoice::Local => {
             let devices = match options.devices {
@@ -139,6 +146,7 @@ pub fn run(
         scheduler: Scheduler::new(&plan.graph, &everyone, demands.collect(), Slots::new(executor.capacity())),
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
+        fetcher,
         record,
         recorder,
         listeners,
@@ -189,6 +197,8 @@ struct Run<'a, 'l> {
     scheduler: Scheduler<'a>,
     keys: KeyMaker<'a>,
     lookup: Lookup,
+    /// Brings outputs from a remote.
+    fetcher: Option<Fetcher>,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],
@@ -266,6 +276,11 @@ impl Run<'_, '_> {
             Wake::Attempt(Message::Group(..)) => {}
             Wake::Attempt(Message::Ended(id, ended)) => self.take_end(id, *ended)?,
             Wake::Committed(committed) => self.take_commit(committed)?,
+            Wake::Fetch(News::Fetching(id, progress)) => {
+                let node = self.plan.node(id).name.clone();
+                self.emit(RunEvent::Fetching { node, bytes: progress.bytes, of_bytes: progress.of_bytes });
+            }
+            Wake::Fetch(News::Fetched(id, key, outputs)) => self.take_fetched(id, key, outputs)?,
         }
         Ok(())
     }

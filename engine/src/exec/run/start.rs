@@ -40,18 +40,54 @@ impl Run<'_, '_> {
                 Err(error) => return Err(error.into()),
             };
             let key = inputs.key();
-            let hit = if self.must_run_anyway(id) { None } else { self.lookup.find(&key)? };
+            let anyway = self.must_run_anyway(id);
+            let hit = if anyway { None } else { self.lookup.find(&key)? };
             self.nodes[id.index()].key = Some((key, inputs));
-            match hit {
-                Some(outputs) => {
-                    self.take_from_store(id, outputs);
-                    self.scheduler.found(id)?;
-                }
-                None if self.frozen[id.index()] => self.fail(id, not_in_store())?,
-                None => self.scheduler.must_run(id)?,
+            if let Some(outputs) = hit {
+                self.take_from_store(id, outputs);
+                self.scheduler.found(id)?;
+            } else if anyway || !self.wish(id, key)? {
+                self.not_found(id)?;
             }
         }
         Ok(())
+    }
+
+    /// Asks the remote for a result; says whether an answer will come. Until then the node waits, and the loop goes on.
+    fn wish(&self, id: NodeId, key: StageKey) -> Result<bool, RunError> {
+        Ok(match &self.fetcher {
+            Some(fetcher) => fetcher.wish(id, key, self.lookup.known(&key)?),
+            None => false,
+        })
+    }
+
+    /// What was wished of the remote is here, or cannot be had.
+    pub(super) fn take_fetched(
+        &mut self,
+        id: NodeId,
+        key: StageKey,
+        outputs: Option<NodeOutputs>,
+    ) -> Result<(), RunError> {
+        let still = self.nodes[id.index()].key.as_ref().is_some_and(|(now, _)| *now == key);
+        if !still || self.scheduler.state(id) != NodeState::Waiting {
+            return Ok(());
+        }
+        match outputs {
+            Some(outputs) => {
+                self.take_from_store(id, outputs);
+                self.scheduler.found(id)?;
+                Ok(())
+            }
+            None => self.not_found(id),
+        }
+    }
+
+    /// No result for a node's key is to be had.
+    fn not_found(&mut self, id: NodeId) -> Result<(), RunError> {
+        if self.frozen[id.index()] {
+            return self.fail(id, not_in_store());
+        }
+        Ok(self.scheduler.must_run(id)?)
     }
 
     pub(super) fn must_run_anyway(&self, id: NodeId) -> bool {
