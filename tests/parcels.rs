@@ -1,8 +1,8 @@
-//! Runs that travel, names of runs, and making room.
+//! Runs that travel, results that are made again, names of runs, and making room.
 
 use std::{fs, path::Path};
 
-use crate::support::Project;
+use crate::support::{Project, make_writable, repository};
 
 const BASE: &str = r#"
 [params]
@@ -174,6 +174,84 @@ fn stored(project: &Project, text: &str) -> bool {
 }
 
 #[test]
+fn a_stage_is_made_again_and_compared() {
+    let project = Project::new();
+    project.write("data.txt", "x\n");
+    project.write(
+        "m.toml",
+        r#"
+[stages.same]
+kind = "command"
+data = { data = "data.txt" }
+argv = ["sh", "-c", "cat ${data.data} > out"]
+outputs = { out = "out" }
+
+[stages.other]
+kind = "command"
+inputs = { same = "same" }
+env_allow = ["WHAT_TIME"]
+argv = ["sh", "-c", "mkdir out; cp ${inputs.same} out/same; echo \"{\\\"loss\\\": [1, $WHAT_TIME]}\" > out/loss.json"]
+outputs = { out = "out" }
+"#,
+    );
+    let at = |time: &str, arguments: &[&str]| {
+        crate::support::Done::from(project.command(arguments).env("WHAT_TIME", time).output().unwrap())
+    };
+    assert_eq!(at("2", &["run", "m.toml"]).code, 0);
+    let outputs = project.outputs();
+    let done = at("2", &["reproduce", "same"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.out.contains("the same bytes once more"), "{}", done.out);
+    assert_eq!(at("2", &["reproduce", "latest/other"]).code, 0);
+    assert_eq!(project.executions(), 2, "what is the same is not kept twice");
+    let done = at("3", &["reproduce", "other"]);
+    assert_eq!(done.code, 1, "{}{}", done.out, done.err);
+    assert!(done.out.contains("out/loss.json: /loss/1: 2 before, 3 now"), "{}", done.out);
+    let listed = project.sepia(&["divergences"]).out;
+    assert!(listed.starts_with("other (command), key ") && listed.contains("  B  out "), "{listed}");
+    // The stored result stays what runs use.
+    assert!(project.run("m.toml").err.contains("0 ran, 2 cached"));
+    assert_eq!(project.outputs(), outputs);
+    let as_json = at("4", &["reproduce", "other", "--format", "json"]);
+    assert_eq!(as_json.code, 1);
+    assert!(
+        as_json.out.contains("\"same\": false") && as_json.out.contains("/loss/1: 2 before, 4 now"),
+        "{}",
+        as_json.out
+    );
+    assert_eq!(project.sepia(&["cache", "verify"]).code, 0);
+    // A file that is another one now would be another key.
+    project.write("data.txt", "y\n");
+    let done = at("2", &["reproduce", "same"]);
+    assert_eq!(done.code, 2, "{}", done.out);
+    assert!(done.err.contains("the files that `same` read are not what they were"), "{}", done.err);
+    fs::create_dir_all(project.path("elsewhere")).unwrap();
+    project.write("elsewhere/data.txt", "x\n");
+    assert_eq!(at("2", &["reproduce", "same", "--manifest", "elsewhere/m.toml"]).code, 0);
+    // An input that is gone is asked for; one that is damaged is no reason to believe anything.
+    let object = project.object("same.out");
+    make_writable(&object);
+    fs::write(&object, "z\n").unwrap();
+    let done = at("2", &["reproduce", "other"]);
+    assert_eq!(done.code, 1, "{}", done.out);
+    assert!(done.err.contains("damaged"), "{}", done.err);
+    let done = at("2", &["reproduce", "other"]);
+    assert_eq!(done.code, 2, "{}", done.out);
+    assert!(done.err.contains("the input `same` of `other`") && done.err.contains("sepia pull"), "{}", done.err);
+    assert_eq!(at("2", &["reproduce", "nothing"]).code, 2);
+}
+
+#[test]
+fn a_training_comes_out_the_same() {
+    let project = Project::training();
+    project.run("tiny.toml");
+    for stage in ["corpus", "train", "ranks"] {
+        let done = project.sepia(&["reproduce", stage]);
+        assert_eq!(done.code, 0, "{stage}: {}{}", done.out, done.err);
+    }
+}
+
+#[test]
 fn runs_have_names_and_room_is_made_without_them() {
     let project = Project::new();
     let text = |i: usize| i.to_string().repeat(1000) + "\n";
@@ -214,4 +292,22 @@ fn runs_have_names_and_room_is_made_without_them() {
     assert_eq!(project.sepia(&["cache", "gc", "--run", "try-1", "--yes"]).code, 0);
     assert_eq!(there(), [false, false, true]);
     assert_eq!(project.sepia(&["cache", "gc", "--max-size", "lots"]).code, 2);
+}
+
+/// The shipped manifest travels, too: its data lie in a folder beside it.
+#[test]
+fn a_shipped_manifest_can_be_exported() {
+    let project = Project::new();
+    let manifest = repository().join("manifests/quickstart.toml");
+    let store = project.path(".sepia");
+    let arguments = ["run", manifest.to_str().unwrap(), "--profile", "smoke", "--store", store.to_str().unwrap()];
+    let done = project.sepia(&arguments);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(project.sepia(&["export", "--to", "q.tar.zst", "--outputs"]).code, 0);
+    let other = Project::new();
+    let file = project.path("q.tar.zst");
+    let done = other.sepia(&["import", file.to_str().unwrap(), "--trust"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.err.contains("--profile smoke"), "{}", done.err);
+    assert!(run_as_told(&other, &done.err).contains("0 ran, 4 cached"));
 }

@@ -16,7 +16,7 @@ const LINES: usize = 8;
 /// The values of one metric of one node, by step.
 type Steps = BTreeMap<u64, f64>;
 
-/// The charts, those about good and bad first, and how many there would be.
+/// The charts, those about good and bad first, how fast it went after them; and how many there would be.
 pub(super) fn charts(view: &RunView) -> (Vec<Chart>, usize) {
     let mut metrics: BTreeMap<String, Vec<(&str, Steps)>> = BTreeMap::new();
     for node in &view.nodes {
@@ -36,7 +36,8 @@ pub(super) fn charts(view: &RunView) -> (Vec<Chart>, usize) {
     }
     let all = metrics.len();
     let mut metrics: Vec<_> = metrics.into_iter().collect();
-    metrics.sort_by_key(|(name, _)| (direction(name).is_none(), name.clone()));
+    let order = |name: &str| (direction(name).is_none(), name.ends_with("_per_second"));
+    metrics.sort_by(|(a, _), (b, _)| (order(a), a).cmp(&(order(b), b)));
     metrics.truncate(CHARTS);
     (metrics.into_iter().map(|(name, nodes)| chart(&name, nodes)).collect(), all)
 }
