@@ -145,3 +145,18 @@ fn a_full_disk_is_said_and_nothing_is_lost() {
     assert!(done.err.contains("1 ran, 1 cached"), "{}", done.err);
     assert!(done.out.contains("2 objects sound"), "{}", done.out);
 }
+
+#[test]
+fn a_run_warns_of_what_its_plan_warns_of() {
+    let project = Project::training();
+    let huge = "stages.train.model={ d_model = 65536, n_layer = 96, n_head = 64 }";
+    let planned = project.sepia(&["plan", "tiny.toml", "train", "--set", huge]);
+    assert_eq!(planned.code, 0, "{}", planned.err);
+    assert!(planned.err.contains("warning[plan::memory]: `train` needs about"), "{}", planned.err);
+    // Nothing is trained: with `--only`, the corpus that `train` needs may not run.
+    let run = project.sepia(&["run", "tiny.toml", "train", "--only", "--set", huge]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    assert!(run.err.contains("warning[plan::memory]: `train` needs about"), "{}", run.err);
+    let enough = project.sepia(&["run", "tiny.toml", "train", "--only"]);
+    assert!(!enough.err.contains("warning"), "{}", enough.err);
+}
