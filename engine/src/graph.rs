@@ -65,6 +65,23 @@ impl Graph {
         &self.order
     }
 
+    /// The nodes by the length of the longest way to them: those of one level do not need each other.
+    #[must_use]
+    pub fn levels(&self) -> Vec<Vec<NodeId>> {
+        let mut depth = vec![0; self.order.len()];
+        let mut levels: Vec<Vec<NodeId>> = Vec::new();
+        for node in &self.order {
+            let needed = self.edges.neighbors_directed(index(*node), Direction::Incoming);
+            let at = needed.map(|from| depth[from.index()] + 1).max().unwrap_or(0);
+            depth[node.index()] = at;
+            if levels.len() <= at {
+                levels.resize_with(at + 1, Vec::new);
+            }
+            levels[at].push(*node);
+        }
+        levels
+    }
+
     /// The nodes that need this one directly, in order, each once.
     #[must_use]
     pub fn dependants(&self, node: NodeId) -> Vec<NodeId> {

@@ -20,4 +20,5 @@ pub mod stage;
 #[cfg(test)]
 mod test_records;
 pub mod value;
+mod wide;
 mod wildcard;

@@ -14,7 +14,7 @@ use crate::{
     diagnostic::Diagnostic,
     exec::{Forecast, KeyError, Reason, Reasons, forecast},
     graph::NodeId,
-    key::{FieldChange, KeyInputs},
+    key::{FieldChange, KeyInputs, StageKey},
     plan::Plan,
     stage::Registry,
 };
@@ -101,7 +101,7 @@ fn explain_forecast(
     Ok(match &forecasts[id.index()] {
         Forecast::Cached(key) => Explained::new(format!("{name} ({key})"), "cached"),
         Forecast::Run(key, inputs) => {
-            let why = Reasons::new(store, None).of(name, inputs)?;
+            let why = Reasons::new(store, None).of(name, key, inputs)?;
             let upstream = explain_inputs(store, &why, depth)?;
             Explained { reason: Some(why), upstream, ..Explained::new(format!("{name} ({key})"), "run") }
         }
@@ -139,7 +139,7 @@ fn explain_record(store: &Store, record: &Record, depth: usize) -> Result<Explai
     let inputs: KeyInputs = serde_json::from_value(record.key_inputs.clone()).map_err(|error| {
         Failure::usage("explain::unreadable", format!("the record of {what} cannot be read: {error}"))
     })?;
-    let why = Reasons::new(store, Some(record.started_at)).of(&record.node, &inputs)?;
+    let why = Reasons::new(store, Some(record.started_at)).of(&record.node, &StageKey(record.key), &inputs)?;
     let upstream = explain_inputs(store, &why, depth)?;
     Ok(Explained { reason: Some(why), upstream, ..Explained::new(what, "ran") })
 }

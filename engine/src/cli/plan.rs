@@ -84,6 +84,8 @@ pub(super) fn dry_run(
             output::json(&all);
         }
     }
+    // The program ends next, and taking thousands of nodes to pieces would be an eighth of its time.
+    std::mem::forget((project, looked));
     Ok(Exit::Fine)
 }
 
@@ -143,7 +145,7 @@ fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> 
     let mut why = Reasons::new(lookup.store(), None);
     let reasons = plan.ids().map(|id| match &forecasts[id.index()] {
         Forecast::Run(_, _) if forced[id.index()] => Ok(None),
-        Forecast::Run(_, inputs) => why.of(&plan.node(id).name, inputs).map(Some),
+        Forecast::Run(key, inputs) => why.of(&plan.node(id).name, key, inputs).map(Some),
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;

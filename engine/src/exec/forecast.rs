@@ -12,6 +12,7 @@ use crate::{
     graph::NodeId,
     key::{KeyInputs, StageKey},
     plan::Plan,
+    wide,
 };
 
 /// What would become of a node.
@@ -48,25 +49,29 @@ pub fn forecast_from(
     let keys = KeyMaker::new(plan, lookup.store().file_digests());
     let mut outputs: Vec<Option<NodeOutputs>> = vec![None; plan.nodes.len()];
     let mut forecasts = vec![Forecast::Outside; plan.nodes.len()];
-    for id in plan.graph.order() {
-        if !chosen[id.index()] {
-            continue;
-        }
-        let open: Vec<NodeId> =
-            plan.graph.dependencies(*id).into_iter().filter(|needed| outputs[needed.index()].is_none()).collect();
-        forecasts[id.index()] = if open.is_empty() {
-            let inputs = keys.inputs_of(*id, &outputs)?;
-            let key = inputs.key();
-            match lookup.find(&key)? {
-                Some(found) if !forced[id.index()] => {
-                    outputs[id.index()] = Some(found);
-                    Forecast::Cached(key)
-                }
-                _ => Forecast::Run(key, Box::new(inputs)),
+    for level in plan.graph.levels() {
+        let level: Vec<NodeId> = level.into_iter().filter(|id| chosen[id.index()]).collect();
+        // Making keys is most of the work; what the store has is then asked in order.
+        let inputs = wide::map(&level, |id| {
+            let needed = plan.graph.dependencies(*id);
+            let open: Vec<NodeId> = needed.into_iter().filter(|needed| outputs[needed.index()].is_none()).collect();
+            if !open.is_empty() {
+                return Ok(Err(open));
             }
-        } else {
-            Forecast::Unknown(open)
-        };
+            keys.inputs_of(*id, &outputs).map(|inputs| Ok((inputs.key(), inputs)))
+        });
+        for (id, inputs) in level.into_iter().zip(inputs) {
+            forecasts[id.index()] = match inputs? {
+                Err(open) => Forecast::Unknown(open),
+                Ok((key, inputs)) => match lookup.find(&key)? {
+                    Some(found) if !forced[id.index()] => {
+                        outputs[id.index()] = Some(found);
+                        Forecast::Cached(key)
+                    }
+                    _ => Forecast::Run(key, Box::new(inputs)),
+                },
+            };
+        }
     }
     Ok(forecasts)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use sepia_cache::{Attempted, ExecutionRow, Outcome, RecordsOf, Store, StoreError};
 use serde::Serialize;
 
-use crate::key::{FieldChange, KeyInputs, diff};
+use crate::key::{FieldChange, KeyInputs, StageKey, diff};
 
 /// The reason.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,16 +60,15 @@ impl<'a> Reasons<'a> {
         Self { store, before, kinds: BTreeMap::new(), asked: 0, attempted: None }
     }
 
-    /// Compares a key with the closest earlier one: of the same node if there is one, the fewest fields changed, the newest.
+    /// Compares a key, and what it was made of, with the closest earlier one: of the same node if there is one, the fewest fields changed, the newest.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn of(&mut self, node: &str, inputs: &KeyInputs) -> Result<Reason, StoreError> {
+    pub fn of(&mut self, node: &str, key: &StageKey, inputs: &KeyInputs) -> Result<Reason, StoreError> {
         self.asked = self.asked.saturating_add(1);
         if self.asked == ONE_BY_ONE {
             self.attempted = self.store.attempted()?;
         }
-        let key = inputs.key();
         let tried = |has: &dyn Fn(&Attempted) -> bool| self.attempted.as_ref().is_none_or(has);
         let same = if tried(&|all| all.keys.contains(&key.0)) {
             self.store.recent_key_inputs(RecordsOf::Key(&key.0), self.before, OF_NODE)?
@@ -203,7 +202,7 @@ mod tests {
         let mut many = Reasons::new(&store, None);
         for round in 0..=ONE_BY_ONE {
             for (node, inputs, expected) in &cases {
-                assert_eq!(many.of(node, inputs).unwrap().summary(), *expected, "{node}, round {round}");
+                assert_eq!(many.of(node, &inputs.key(), inputs).unwrap().summary(), *expected, "{node}, round {round}");
             }
         }
         assert!(many.attempted.is_some());

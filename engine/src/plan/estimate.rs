@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
-
 use super::{Node, Plan, place_of};
 use crate::{
     diagnostic::Diagnostic,
     graph::NodeId,
     report::figures::{bytes, count},
     stage::{Check, Device, Estimate, Facts},
+    wide,
 };
 
 /// What there is to give.
@@ -30,9 +29,8 @@ pub struct Machine {
 pub fn estimates(plan: &Plan, chosen: &[bool]) -> Vec<Estimate> {
     let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); plan.nodes.len()];
     let mut found = vec![Estimate::default(); plan.nodes.len()];
-    for level in levels(plan) {
-        let made: Vec<(BTreeMap<String, Facts>, Estimate)> =
-            level.par_iter().map(|id| estimate(plan, plan.node(*id), &facts)).collect();
+    for level in plan.graph.levels() {
+        let made = wide::map(&level, |id| estimate(plan, plan.node(*id), &facts));
         for (id, (stated, estimate)) in level.iter().zip(made) {
             facts[id.index()] = stated;
             if chosen[id.index()] {
@@ -41,21 +39,6 @@ pub fn estimates(plan: &Plan, chosen: &[bool]) -> Vec<Estimate> {
         }
     }
     found
-}
-
-/// The nodes by the length of the longest way to them: those of one level do not need each other.
-fn levels(plan: &Plan) -> Vec<Vec<NodeId>> {
-    let mut depth = vec![0; plan.nodes.len()];
-    let mut levels: Vec<Vec<NodeId>> = Vec::new();
-    for id in plan.graph.order() {
-        let at = plan.node(*id).needs().map(|from| depth[from.index()] + 1).max().unwrap_or(0);
-        depth[id.index()] = at;
-        if levels.len() <= at {
-            levels.resize_with(at + 1, Vec::new);
-        }
-        levels[at].push(*id);
-    }
-    levels
 }
 
 fn estimate(plan: &Plan, node: &Node, facts: &[BTreeMap<String, Facts>]) -> (BTreeMap<String, Facts>, Estimate) {

@@ -28,12 +28,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use self::kind_info::KindInfo;
 use crate::{
     device::Gpus,
     diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
-    manifest::{ExecutorDecl, Manifest, StageDecl},
-    stage::{Check, Facts, Registry},
+    manifest::{ExecutorDecl, Manifest, StageDecl, Word},
+    stage::{Check, Device, Dtype, Facts, Registry},
+    wide,
 };
 
 /// A manifest that can run.
@@ -70,31 +72,33 @@ impl Plan {
                 None
             }
         };
-        // Facts flow along the order; on a cycle there is none, and each node is checked by itself.
-        let order: Vec<NodeId> = match &graph {
-            Some(graph) => graph.order().to_vec(),
-            None => (0u32..).take(stages.len()).map(NodeId).collect(),
+        // Facts flow from level to level; on a cycle there are none, and each node is checked by itself.
+        let levels = match &graph {
+            Some(graph) => graph.levels(),
+            None => vec![(0u32..).take(stages.len()).map(NodeId).collect()],
         };
         let mut nodes: Vec<Option<Node>> = vec![None; stages.len()];
         let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); stages.len()];
         let mut files = external::FileCheck::new(folder);
-        for id in order {
-            let decl = &stages[id.index()];
-            let Some(kind) = kinds.get(&decl.kind.text) else { continue };
-            let inputs = if graph.is_some() { wiring.facts_of(id, &facts) } else { BTreeMap::new() };
-            let mut check = Check::new(&inputs, folder);
-            let resolved = params::resolve(decl, kind, &mut check, &mut found);
-            let (outputs, problems) = check.finish();
-            params::report_problems(decl, problems, &mut found);
-            facts[id.index()] = outputs;
-            let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
-            let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry))
-                .map_err(|errors| found.extend(errors));
-            let Some(resolved) = resolved else { continue };
-            files.check(decl, &resolved.params, &mut found);
-            let Ok(device) = device else { continue };
-            nodes[id.index()] =
-                Some(Node::new(manifest.seed, Arc::clone(decl), kind, resolved, device, wiring.take(id)));
+        let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
+        for level in levels {
+            let known = graph.as_ref().map(|_| (&wiring, facts.as_slice()));
+            let checked = wide::map(&level, |id| {
+                let decl = &stages[id.index()];
+                let inputs = known.map(|(wiring, facts)| wiring.facts_of(*id, facts)).unwrap_or_default();
+                kinds.get(&decl.kind.text).map(|kind| check_stage(decl, kind, registry, defaults, &inputs, folder))
+            });
+            for (id, checked) in level.into_iter().zip(checked) {
+                let Some(checked) = checked else { continue };
+                let decl = &stages[id.index()];
+                found.extend(checked.found);
+                facts[id.index()] = checked.facts;
+                let Some(resolved) = checked.resolved else { continue };
+                files.check(decl, &resolved.params, &mut found);
+                let Some(device) = checked.device else { continue };
+                nodes[id.index()] =
+                    Some(Node::new(manifest.seed, Arc::clone(decl), checked.kind, resolved, device, wiring.take(id)));
+            }
         }
         found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
         dedupe(&mut found);
@@ -130,6 +134,33 @@ impl Plan {
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(NodeId)
     }
+}
+
+/// A stage by itself, and with what is known of its inputs.
+struct Checked<'k> {
+    kind: &'k KindInfo,
+    resolved: Option<params::Resolved>,
+    device: Option<(Device, Dtype)>,
+    facts: BTreeMap<String, Facts>,
+    found: Vec<Diagnostic>,
+}
+
+fn check_stage<'k>(
+    decl: &StageDecl,
+    kind: &'k KindInfo,
+    registry: Registry,
+    defaults: (Option<&Word>, Option<&Word>),
+    inputs: &BTreeMap<String, Vec<Facts>>,
+    folder: &Utf8Path,
+) -> Checked<'k> {
+    let mut found = Vec::new();
+    let mut check = Check::new(inputs, folder);
+    let resolved = params::resolve(decl, kind, &mut check, &mut found);
+    let (facts, problems) = check.finish();
+    params::report_problems(decl, problems, &mut found);
+    let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry));
+    let device = device.map_err(|errors| found.extend(errors)).ok();
+    Checked { kind, resolved, device, facts, found }
 }
 
 fn cycle_error(stages: &[Arc<StageDecl>], cycle: &Cycle) -> Diagnostic {
