@@ -230,7 +230,9 @@ impl ModelParams {
                     "heads are {} wide ({d_model} / {n_head}), but rotary positions need an even width",
                     d_model / n_head
                 );
-                check.problem(format!("{prefix}.n_head"), message, "change d_model or n_head");
+                let help =
+                    format!("d_model = {} would do, or another n_head", 2 * n_head * (d_model / n_head / 2).max(1));
+                check.problem(format!("{prefix}.n_head"), message, help);
             }
         }
         if let (Some(vocab_size), Some(data)) = (self.vocab_size, check.fact("data", "vocab_size"))

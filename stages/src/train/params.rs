@@ -202,7 +202,9 @@ impl<M: MethodParams> TrainParams<M> {
         };
         let positive = |value: f64| value.is_finite() && value > 0.0;
         range("lr", self.lr, positive(self.lr), "above 0");
-        range("lr_rest", self.lr_rest(), positive(self.lr_rest()), "above 0");
+        if let Some(lr_rest) = self.lr_rest {
+            range("lr_rest", lr_rest, positive(lr_rest), "above 0");
+        }
         range("eps", self.eps, positive(self.eps), "above 0");
         range("min_lr_ratio", self.min_lr_ratio, (0.0..=1.0).contains(&self.min_lr_ratio), "between 0 and 1");
         range("weight_decay", self.weight_decay, (0.0..1.0).contains(&self.weight_decay), "at least 0 and below 1");
@@ -337,7 +339,6 @@ mod tests {
             problems,
             [
                 "lr: `lr` is -1, but must be above 0",
-                "lr_rest: `lr_rest` is -1, but must be above 0",
                 "min_lr_ratio: `min_lr_ratio` is 2, but must be between 0 and 1",
                 "betas: `betas` is 1, but must be at least 0 and below 1",
                 "warmup_steps: warmup_steps 100 must be below max_steps 100",
