@@ -129,11 +129,9 @@ pub(in crate::cli) enum RemoteCommand {
     },
 }
 
+/// What `push` and `pull` have in common.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Push {
-    /// The remote (not needed if there is but one), then runs or stages [default: everything].
-    #[arg(value_name = "[REMOTE] [RUN|STAGE]")]
-    pub(in crate::cli) words: Vec<String>,
+pub(in crate::cli) struct Transfer {
     /// Figures and provenance, without outputs.
     #[arg(long, conflicts_with = "models")]
     pub(in crate::cli) results_only: bool,
@@ -146,6 +144,15 @@ pub(in crate::cli) struct Push {
 }
 
 #[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Push {
+    /// The remote (not needed if there is but one), then runs or stages [default: everything].
+    #[arg(value_name = "[REMOTE] [RUN|STAGE]")]
+    pub(in crate::cli) words: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) transfer: Transfer,
+}
+
+#[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Pull {
     /// The remote [default: the only one].
     pub(in crate::cli) remote: Option<String>,
@@ -155,15 +162,8 @@ pub(in crate::cli) struct Pull {
     /// Only the outputs of this stage (may be repeated).
     #[arg(long, value_name = "STAGE")]
     pub(in crate::cli) node: Vec<String>,
-    /// Figures and provenance, without outputs.
-    #[arg(long, conflicts_with = "models")]
-    pub(in crate::cli) results_only: bool,
-    /// Of the outputs, only models.
-    #[arg(long)]
-    pub(in crate::cli) models: bool,
-    /// `json`: one event a line on standard output, with progress in bytes.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(in crate::cli) format: Format,
+    #[command(flatten)]
+    pub(in crate::cli) transfer: Transfer,
 }
 
 #[derive(Debug, clap::Args)]
