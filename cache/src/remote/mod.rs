@@ -20,6 +20,7 @@
 mod address;
 mod config;
 mod folder;
+mod links;
 mod marker;
 mod name;
 mod partial;
@@ -34,8 +35,10 @@ use std::sync::Arc;
 
 use camino::Utf8Path;
 
-pub use config::RemoteConfig;
 pub(crate) use config::folder_remote;
+pub use config::{RemoteConfig, RemoteOptions};
+pub use links::Links;
+pub(crate) use links::object_mode;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
 pub(crate) use promise::WINDOW_LOG;
@@ -76,7 +79,26 @@ pub(crate) trait Remote: Send + Sync {
     fn compresses(&self) -> bool {
         true
     }
+    /// Which way works to give files in the folder `ours` a name here as well, and files here one in it.
+    fn links(&self, ours: &Utf8Path) -> Option<Links> {
+        let _ = ours;
+        None
+    }
+    /// Gives a file of ours a name here as well, if `check` likes what it is shown under a name that counts as nothing;
+    /// `false` if it cannot be linked.
+    fn link_in(&self, from: &Utf8Path, name: &str, how: Links, check: Check<'_>) -> io::Result<bool> {
+        let _ = (from, name, how, check);
+        Ok(false)
+    }
+    /// Gives what has a name here the name `to` as well, and returns its mode; `None` if it cannot be linked.
+    fn link_out(&self, name: &str, to: &Utf8Path, how: Links) -> Option<u32> {
+        let _ = (name, to, how);
+        None
+    }
 }
+
+/// Says whether a file is what it should be.
+pub(crate) type Check<'c> = &'c dyn Fn(&Utf8Path) -> io::Result<()>;
 
 /// A remote that is ready for use.
 #[derive(Clone)]
@@ -93,6 +115,11 @@ impl std::fmt::Debug for OpenRemote {
 }
 
 impl OpenRemote {
+    /// How files may be shared with it, in place of copying them.
+    pub(crate) fn links(&self) -> Option<Links> {
+        self.config.probe.links.filter(|_| !self.config.copy)
+    }
+
     /// Adds the remote and what was being done to an error.
     pub(crate) fn at<T>(&self, action: impl FnOnce() -> String, result: io::Result<T>) -> Result<T> {
         result.map_err(|error| remote_error(self.remote.address(), action(), &error))

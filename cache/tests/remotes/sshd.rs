@@ -167,6 +167,7 @@ fn bytes_that_were_changed_there_are_refused_here() {
     let path = lab.root.join(format!("lab/objects/{}/{}", &hex[..2], &hex[2..]));
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[2 << 20] ^= 1;
+    std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, bytes).unwrap();
     let error = lab.run("fetch theirs").unwrap_err();
     assert!(error.contains("do not match its digest (nothing was changed)"), "{error}");

@@ -10,7 +10,7 @@ use super::protocol::{Ask, Greeting};
 use super::*;
 use crate::layout::Layout;
 use crate::remote::config::RemoteConfig;
-use crate::remote::{OpenRemote, connect};
+use crate::remote::{OpenRemote, RemoteOptions, connect};
 use crate::test_support::{Fixture, record};
 use crate::{Digest, StoreError, What};
 
@@ -87,7 +87,7 @@ fn whole(folder: &str) -> SshRemote {
 /// A store with the remote `lab`, which is `folder` reached over a connection.
 fn over(f: &Fixture, folder: &str, remote: SshRemote) -> OpenRemote {
     if f.store.remotes().unwrap().is_empty() {
-        f.store.add_remote("lab", folder, true).unwrap();
+        f.store.add_remote("lab", folder, RemoteOptions { trust: true, ..RemoteOptions::default() }).unwrap();
     }
     let config: RemoteConfig = f.store.remotes().unwrap().remove(0);
     OpenRemote { remote: Arc::new(remote), config }

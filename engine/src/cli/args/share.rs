@@ -116,6 +116,9 @@ pub(in crate::cli) enum RemoteCommand {
         /// Take results from it as if they were made here, signed or not.
         #[arg(long)]
         trust: bool,
+        /// Let it have copies of its own, though it is on the store's disk and could share the files.
+        #[arg(long)]
+        copy: bool,
     },
     /// List the remotes.
     List {
