@@ -62,7 +62,7 @@ impl Store {
         } else {
             camino::absolute_utf8(url).map_err(|e| StoreError::io("find", url.into(), e))?.into_string()
         };
-        let remote = connect(&url, &self.uploads_dir())?;
+        let remote = connect(&url, &self.uploads_dir(), None)?;
         let id = match marker::read(remote.as_ref())? {
             Some(id) => id,
             None => marker::make(remote.as_ref())?,
@@ -104,7 +104,7 @@ impl Store {
             None => None,
         };
         let config = config.ok_or_else(|| no_remote(name.unwrap_or_default(), &remotes))?.clone();
-        let remote = connect(&config.url, &self.uploads_dir())?;
+        let remote = connect(&config.url, &self.uploads_dir(), config.probe.way)?;
         match marker::read(remote.as_ref())? {
             Some(id) if id == config.id => Ok(OpenRemote { remote, config }),
             found => {
@@ -147,7 +147,7 @@ impl Store {
 pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Result<OpenRemote> {
     let url = camino::absolute_utf8(folder).map_err(|e| StoreError::io("find", folder, e))?.into_string();
     // A folder has nothing to remember.
-    let remote = connect(&url, folder)?;
+    let remote = connect(&url, folder, None)?;
     let id = match marker::read(remote.as_ref())? {
         Some(id) => id,
         None if make => marker::make(remote.as_ref())?,
@@ -164,6 +164,7 @@ pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Resul
         ranged_reads: true,
         large_bytes: 0,
         links: None,
+        way: None,
     };
     Ok(OpenRemote { remote, config: RemoteConfig { name: "parcel".to_owned(), url, id, trust, copy: true, probe } })
 }

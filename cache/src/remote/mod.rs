@@ -42,7 +42,7 @@ pub(crate) use links::object_mode;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
 pub(crate) use promise::WINDOW_LOG;
-pub use ssh::serve;
+pub use ssh::{Way, serve};
 
 use crate::error::{Result, StoreError};
 
@@ -78,6 +78,10 @@ pub(crate) trait Remote: Send + Sync {
     /// Whether bytes travel so slowly that compressing them pays.
     fn compresses(&self) -> bool {
         true
+    }
+    /// Which of several ways to it was found to work.
+    fn way(&self) -> Option<Way> {
+        None
     }
     /// Which way works to give files in the folder `ours` a name here as well, and files here one in it.
     fn links(&self, ours: &Utf8Path) -> Option<Links> {
@@ -131,13 +135,14 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
 }
 
 /// The remote of an address: a path, `file:///path`, `ssh://host/path` or `s3://bucket/prefix`. What a remote has to
-/// remember from one time to the next, and can lose without loss, is kept in the folder `state`.
-pub(crate) fn connect(url: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>> {
+/// remember from one time to the next, and can lose without loss, is kept in the folder `state`. `way` is what was found when
+/// it was added.
+pub(crate) fn connect(url: &str, state: &Utf8Path, way: Option<Way>) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {
         None => Ok(Arc::new(folder::FolderRemote::new(url))),
         Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
-        Some(("ssh", rest)) => Ok(Arc::new(ssh::SshRemote::new(rest).map_err(unusable)?)),
+        Some(("ssh", rest)) => ssh::remote(rest, state, way).map_err(unusable),
         Some(("s3", rest)) => bucket(rest, state).map_err(unusable),
         Some((scheme, _)) => Err(unusable(format!(
             "`{scheme}://` is not known; known are a path, `file:///path`, `ssh://[user@]host[:port]/path` and \

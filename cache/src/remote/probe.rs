@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
-use super::{Links, Remote};
+use super::{Links, Remote, Way};
 use crate::digest::Digest;
 
 /// What a remote was seen to do when it was added.
@@ -24,6 +24,9 @@ pub struct Probe {
     /// How a file of the store becomes one of the remote and back without being copied; `None` if there is no way.
     #[serde(default)]
     pub links: Option<Links>,
+    /// How a folder on a host is reached; `None` for other remotes.
+    #[serde(default)]
+    pub way: Option<Way>,
 }
 
 /// More than one part of a multipart upload.
@@ -40,7 +43,7 @@ pub(super) fn probe(remote: &dyn Remote, unique: &Digest, ours: &Utf8Path) -> io
     for name in [&small, &large] {
         remote.remove(name)?;
     }
-    Ok(Probe { links: remote.links(ours), ..found? })
+    Ok(Probe { links: remote.links(ours), way: remote.way(), ..found? })
 }
 
 fn try_out(remote: &dyn Remote, folder: &str, small: &str, large: &str) -> io::Result<Probe> {
@@ -67,5 +70,13 @@ fn try_out(remote: &dyn Remote, folder: &str, small: &str, large: &str) -> io::R
     if get(large, 0)? != bytes || remote.size(large)? != Some(LARGE as u64) {
         return Err(wrong("a large file"));
     }
-    Ok(Probe { create_exclusive, lists_after_write, replaces, ranged_reads, large_bytes: LARGE as u64, links: None })
+    Ok(Probe {
+        create_exclusive,
+        lists_after_write,
+        replaces,
+        ranged_reads,
+        large_bytes: LARGE as u64,
+        links: None,
+        way: None,
+    })
 }

@@ -1,6 +1,6 @@
 //! `sepia remote`.
 
-use sepia_cache::{Links, RemoteOptions};
+use sepia_cache::{Links, RemoteOptions, Way};
 use serde_json::json;
 
 use super::{
@@ -23,6 +23,15 @@ pub(super) fn remote(global: &Global, args: &args::Remote) -> Result<Exit, Failu
             ];
             for (is_so, what) in facts {
                 text.push_str(&format!("  {} {what}\n", if is_so { "yes" } else { "no " }));
+            }
+            match probe.way {
+                Some(Way::Serve) => text.push_str("  yes has Sepia there: both sides hash\n"),
+                Some(Way::Sftp) => {
+                    text.push_str(
+                        "  no  Sepia there: goes over its sftp, and what is pushed is checked when it is pulled\n",
+                    );
+                }
+                None => {}
             }
             if let Some(links) = probe.links {
                 let how = match (links, copy) {

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use super::connection::Transport;
+use super::line::Transport;
 use super::place::Place;
 use super::protocol::{Ask, Greeting};
 use super::*;
@@ -334,7 +334,7 @@ fn addresses_that_cannot_be_are_refused_at_once() {
         ("ssh://-oProxyCommand=x/data", "is no host"),
         ("ssh://host/data?sepai=x", "known are sepia, timeout"),
     ] {
-        match connect(url, camino::Utf8Path::new("/none")) {
+        match connect(url, camino::Utf8Path::new("/none"), None) {
             Err(StoreError::Remote { why: found, .. }) => assert!(found.contains(why), "{found}"),
             _ => panic!("{url}"),
         }

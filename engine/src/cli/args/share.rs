@@ -80,9 +80,10 @@ pub(in crate::cli) struct Tag {
 
 const REMOTE_HELP: &str = "\
 Where it is:
-  /mnt/share/sepia                  a folder that all can reach
-  ssh://[user@]host[:port]/path     a folder on a host that has Sepia; `/~/path` is below your home there. Your own ssh is
-                                    used, or what SEPIA_SSH says (`ssh -F config`); it must not have to ask you anything
+  /mnt/share/sepia                  a folder that all can reach; on the store's own disk, files are shared (see `--copy`)
+  ssh://[user@]host[:port]/path     a folder on a host, by the Sepia there or else over sftp; `/~/path` is below your home
+                                    there. Your own ssh is used, or what SEPIA_SSH says (`ssh -F config`); it must not have
+                                    to ask you anything
   s3://bucket/prefix                a bucket (in a build with `--features s3`), with the keys of the environment
                                     (AWS_ACCESS_KEY_ID ...) or of ~/.aws/credentials (AWS_PROFILE)
 Options follow a `?`, with `&` between them:
