@@ -65,8 +65,8 @@ mod transfer;
 mod upkeep;
 
 pub use database::{
-    ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, QUERIES, Rebuilt, RecordsOf, ResultRow,
-    RunCounts, RunEnd, RunNode, RunRow,
+    Attempted, ExecutionRow, Hit, Index, MetricEnd, ParamRef, ParamValue, PlanNode, QUERIES, Rebuilt, RecordsOf,
+    ResultRow, RunCounts, RunEnd, RunNode, RunRow,
 };
 pub use digest::Digest;
 pub use error::{Result, StoreError};

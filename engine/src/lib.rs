@@ -17,5 +17,7 @@ pub mod plan;
 pub mod report;
 pub mod schema;
 pub mod stage;
+#[cfg(test)]
+mod test_records;
 pub mod value;
 mod wildcard;

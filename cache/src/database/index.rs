@@ -23,7 +23,7 @@ use crate::sign::Trust;
 use crate::store::Store;
 
 /// Up to this many executions the whole table is read at once.
-const SMALL: i64 = 50_000;
+pub(super) const SMALL: i64 = 50_000;
 
 /// A good record for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,7 +42,7 @@ pub(crate) use open::escape;
 pub use plans::PlanNode;
 pub(crate) use plans::parse_plan;
 pub use queries::QUERIES;
-pub use read::{ExecutionRow, RecordsOf};
+pub use read::{Attempted, ExecutionRow, RecordsOf};
 pub(crate) use read::{object, read_record};
 pub use rebuild::Rebuilt;
 pub(crate) use rebuild::{build_database, rebuild_from_files};
@@ -55,6 +55,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use camino::Utf8PathBuf;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{Result, StoreError};
@@ -70,9 +71,12 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    fn new(path: Utf8PathBuf, connection: Connection) -> Self {
+    fn new(path: Utf8PathBuf, connection: Connection) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(64);
-        Self { path, connection: Mutex::new(connection), looks: AtomicU64::new(0), trust: Mutex::default() }
+        // Else SQLite plans a cached statement again for every new value that is bound to it, in case statistics about that
+        // value suggest another plan: ten times the cost of a look-up by key.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(|e| database_error(&path, e))?;
+        Ok(Self { path, connection: Mutex::new(connection), looks: AtomicU64::new(0), trust: Mutex::default() })
     }
 
     /// Whom indexes that are made from now on trust.

@@ -37,7 +37,7 @@ impl Database {
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(context)?;
         let synchronous = if mode.eq_ignore_ascii_case("wal") { "NORMAL" } else { "FULL" };
         connection.pragma_update(None, "synchronous", synchronous).map_err(context)?;
-        Ok((Self::new(path, connection), version == 0))
+        Ok((Self::new(path, connection)?, version == 0))
     }
 
     /// Begins a database at a path where there is none. It is written without any care for crashes until
@@ -51,7 +51,7 @@ impl Database {
             migrate::migrate(&mut connection)?;
             Ok(connection)
         });
-        Ok(Self::new(path.clone(), begun.map_err(|e| database_error(&path, e))?))
+        Self::new(path.clone(), begun.map_err(|e| database_error(&path, e))?)
     }
 
     /// Closes a database that was begun, syncs it and moves it to its place.
@@ -70,7 +70,7 @@ impl Database {
         let path = path.to_owned();
         let mut connection = Connection::open_in_memory().map_err(|e| database_error(&path, e))?;
         migrate::migrate(&mut connection).map_err(|e| database_error(&path, e))?;
-        Ok(Self::new(path, connection))
+        Self::new(path, connection)
     }
 
     /// Opens a database that must not be changed.
@@ -100,7 +100,7 @@ impl Database {
         if version < migrate::newest() {
             return Err(StoreError::ReadOnly { action: "bring up to date", path });
         }
-        Ok(Self::new(path, connection))
+        Self::new(path, connection)
     }
 }
 

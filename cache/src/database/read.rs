@@ -1,9 +1,12 @@
 //! Rows into records.
 
+use std::collections::HashSet;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::Value;
 
+use super::index::SMALL;
 use super::runs::{digest, optional_digest};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
@@ -43,6 +46,15 @@ pub enum RecordsOf<'a> {
     Node(&'a str),
     /// Those of all nodes of this stage kind.
     Kind(&'a str),
+}
+
+/// What has been tried in a store: see [`Store::attempted`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attempted {
+    /// Keys.
+    pub keys: HashSet<Digest>,
+    /// Names of nodes.
+    pub nodes: HashSet<String>,
 }
 
 const COLUMNS: &str = "record, key, run, node, kind, outcome, started_at, wall_seconds, seed";
@@ -139,6 +151,31 @@ impl Store {
                 .prepare_cached(&sql)?
                 .query_map(rusqlite::params![value, before, limit], |row| Ok((read_execution(row)?, json(row, 9)?)))?
                 .collect()
+        })
+    }
+
+    /// Keys and nodes of all executions, whatever their outcome; `None` where there are too many to be read at once.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn attempted(&self) -> Result<Option<Attempted>> {
+        self.database.with(|connection| {
+            let highest: i64 =
+                connection.query_row("SELECT coalesce(max(execution), 0) FROM executions", [], |row| row.get(0))?;
+            if highest > SMALL {
+                return Ok(None);
+            }
+            let mut all = Attempted::default();
+            let mut rows = connection.prepare_cached("SELECT key, node FROM executions")?;
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                all.keys.insert(digest(row, 0)?);
+                let node = row.get_ref(1)?.as_str()?;
+                if !all.nodes.contains(node) {
+                    all.nodes.insert(node.to_owned());
+                }
+            }
+            Ok(Some(all))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use sepia_cache::{ExecutionRow, Outcome, RecordsOf, Store, StoreError};
+use sepia_cache::{Attempted, ExecutionRow, Outcome, RecordsOf, Store, StoreError};
 use serde::Serialize;
 
 use crate::key::{FieldChange, KeyInputs, diff};
@@ -38,6 +38,9 @@ const OF_NODE: usize = 200;
 /// look there.
 const OF_KIND: usize = 24;
 
+/// After so many nodes, what has been tried at all is read once: of a new sweep, thousands of nodes have no history.
+const ONE_BY_ONE: u32 = 32;
+
 type Earlier = Vec<(ExecutionRow, KeyInputs)>;
 
 /// Finds the reasons of nodes, and remembers what many of them are compared with.
@@ -45,13 +48,16 @@ pub struct Reasons<'a> {
     store: &'a Store,
     before: Option<i64>,
     kinds: BTreeMap<String, Earlier>,
+    asked: u32,
+    /// What has been tried, once that was read.
+    attempted: Option<Attempted>,
 }
 
 impl<'a> Reasons<'a> {
     /// Of nodes that would run with this store; or that ran, with what began before them (in Unix milliseconds).
     #[must_use]
     pub fn new(store: &'a Store, before: Option<i64>) -> Self {
-        Self { store, before, kinds: BTreeMap::new() }
+        Self { store, before, kinds: BTreeMap::new(), asked: 0, attempted: None }
     }
 
     /// Compares a key with the closest earlier one: of the same node if there is one, the fewest fields changed, the newest.
@@ -59,8 +65,17 @@ impl<'a> Reasons<'a> {
     /// # Errors
     /// Those of the database.
     pub fn of(&mut self, node: &str, inputs: &KeyInputs) -> Result<Reason, StoreError> {
+        self.asked = self.asked.saturating_add(1);
+        if self.asked == ONE_BY_ONE {
+            self.attempted = self.store.attempted()?;
+        }
         let key = inputs.key();
-        let same = self.store.recent_key_inputs(RecordsOf::Key(&key.0), self.before, OF_NODE)?;
+        let tried = |has: &dyn Fn(&Attempted) -> bool| self.attempted.as_ref().is_none_or(has);
+        let same = if tried(&|all| all.keys.contains(&key.0)) {
+            self.store.recent_key_inputs(RecordsOf::Key(&key.0), self.before, OF_NODE)?
+        } else {
+            Vec::new()
+        };
         let mut good = same.iter().map(|(row, _)| row).filter(|row| row.outcome == Outcome::Done).peekable();
         if good.peek().is_some() {
             for row in good {
@@ -73,9 +88,11 @@ impl<'a> Reasons<'a> {
         if let Some((row, _)) = same.first() {
             return Ok(Reason::NotFinished { outcome: row.outcome.as_str().to_owned() });
         }
-        let own = earlier(self.store, RecordsOf::Node(node), self.before, OF_NODE)?;
-        if let Some(reason) = closest(&own, inputs) {
-            return Ok(reason);
+        if tried(&|all| all.nodes.contains(node)) {
+            let own = earlier(self.store, RecordsOf::Node(node), self.before, OF_NODE)?;
+            if let Some(reason) = closest(&own, inputs) {
+                return Ok(reason);
+            }
         }
         let others = match self.kinds.entry(inputs.kind.clone()) {
             Entry::Occupied(known) => known.into_mut(),
@@ -131,5 +148,64 @@ fn one_line(change: &FieldChange) -> String {
         (Some(before), None) => format!("{field} {before} -> none"),
         (None, Some(after)) => format!("{field} none -> {after}"),
         (None, None) => field.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use camino::Utf8Path;
+    use sepia_cache::{OpenMode, Record};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{key::KEY_SCHEMA, test_records};
+
+    fn inputs(kind: &str, x: u32) -> KeyInputs {
+        KeyInputs {
+            schema: KEY_SCHEMA,
+            kind: kind.into(),
+            version: 1,
+            params: Arc::new(json!({ "x": x })),
+            seed: None,
+            inputs: BTreeMap::new(),
+            device: None,
+            dtype: None,
+        }
+    }
+
+    fn tried(node: &str, inputs: &KeyInputs, outcome: Outcome) -> Record {
+        let key_inputs = serde_json::to_value(inputs).unwrap();
+        Record { key: inputs.key().0, key_inputs, outcome, ..test_records::done(&inputs.kind, node) }
+    }
+
+    /// Whether thousands are asked about at once, or one: the same reasons.
+    #[test]
+    fn reasons_do_not_depend_on_how_many_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap().join(".sepia");
+        let store = Store::open(&root, OpenMode::Create).unwrap();
+        let records = [
+            tried("edited", &inputs("known", 1), Outcome::Done),
+            tried("failed", &inputs("known", 2), Outcome::Failed),
+            tried("gone", &inputs("known", 3), Outcome::Done),
+        ];
+        store.commit(&records).unwrap();
+        let cases = [
+            ("edited", inputs("known", 10), "changed: x 1 -> 10"),
+            ("failed", inputs("known", 2), "its last attempt did not finish (failed)"),
+            ("gone", inputs("known", 3), "its outputs are no longer in the store"),
+            ("renamed", inputs("known", 3), "its outputs are no longer in the store"),
+            ("new", inputs("known", 11), "changed: x 3 -> 11"),
+            ("first of its kind", inputs("unknown", 1), "never ran here"),
+        ];
+        let mut many = Reasons::new(&store, None);
+        for round in 0..=ONE_BY_ONE {
+            for (node, inputs, expected) in &cases {
+                assert_eq!(many.of(node, inputs).unwrap().summary(), *expected, "{node}, round {round}");
+            }
+        }
+        assert!(many.attempted.is_some());
     }
 }

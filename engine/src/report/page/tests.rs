@@ -4,13 +4,16 @@ use std::process::Command;
 
 use camino::Utf8Path;
 use sepia_cache::{
-    Digest, Metrics, OpenMode, Outcome, PlanNode, RECORD_SCHEMA, Record, RecordInput, RunCounts, RunNode, RunRow, Store,
+    Digest, Metrics, OpenMode, Outcome, PlanNode, Record, RecordInput, RunCounts, RunNode, RunRow, Store,
 };
 use serde_json::json;
 
-use crate::report::{
-    page::{alone, content},
-    run_view::{RunView, State},
+use crate::{
+    report::{
+        page::{alone, content},
+        run_view::{RunView, State},
+    },
+    test_records,
 };
 
 const HOSTILE: &str =
@@ -27,25 +30,17 @@ fn record(node: &str, from: Option<Digest>, outcome: Outcome) -> Record {
     let input =
         |from| RecordInput { port: HOSTILE.into(), position: 0, digest: Digest::of_bytes(b"in"), from_key: Some(from) };
     Record {
-        schema: RECORD_SCHEMA,
-        key: Digest::of_bytes(node.as_bytes()),
-        key_inputs: json!({}),
-        kind: HOSTILE.into(),
-        stage_version: 1,
-        node: node.into(),
-        run: "run-1".into(),
         outcome,
         error: (outcome != Outcome::Done).then(|| HOSTILE.into()),
-        started_at: 1_700_000_000_000,
         wall_seconds: 1.5,
         cpu_seconds: 2.25,
         peak_memory_bytes: 1 << 30,
         seed: 1,
         params: json!({ HOSTILE: HOSTILE, "lr": 0.1 }).as_object().unwrap().clone(),
         inputs: from.map(input).into_iter().collect(),
-        outputs: Vec::new(),
         metrics,
         provenance: json!({ "host": HOSTILE }),
+        ..test_records::done(HOSTILE, node)
     }
 }
 

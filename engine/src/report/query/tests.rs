@@ -1,35 +1,21 @@
 //! Questions to a real store.
 
 use camino::Utf8Path;
-use sepia_cache::{Digest, Metrics, OpenMode, Outcome, RECORD_SCHEMA, Record, RecordInput, Store};
+use sepia_cache::{Metrics, OpenMode, Outcome, Record, RecordInput, Store};
 use serde_json::json;
 
 use super::*;
+use crate::test_records;
 
 fn record(kind: &str, name: &str, seed: u64, params: serde_json::Value, loss: f64) -> Record {
     let mut metrics = Metrics::default();
     metrics.push("val_loss", Some(1), 9.0);
     metrics.push("val_loss", None, loss);
     Record {
-        schema: RECORD_SCHEMA,
-        key: Digest::of_bytes(format!("{kind} {name}").as_bytes()),
-        key_inputs: json!({}),
-        kind: kind.into(),
-        stage_version: 1,
-        node: format!("{kind}[{name}]"),
-        run: "run-1".into(),
-        outcome: Outcome::Done,
-        error: None,
-        started_at: 1_700_000_000_000,
-        wall_seconds: 1.0,
-        cpu_seconds: 1.0,
-        peak_memory_bytes: 1,
         seed,
         params: params.as_object().unwrap().clone(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
         metrics,
-        provenance: json!({}),
+        ..test_records::done(kind, &format!("{kind}[{name}]"))
     }
 }
 
