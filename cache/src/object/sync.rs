@@ -49,6 +49,11 @@ impl Pending {
         }
     }
 
+    /// A file that was placed and is gone.
+    pub(crate) fn forget(&mut self, path: &Utf8Path) {
+        self.paths.remove(path);
+    }
+
     fn is_empty(&self) -> bool {
         self.paths.is_empty() && !self.many
     }

@@ -47,7 +47,7 @@ impl FolderRemote {
     }
 
     /// Remembers to make a name durable. The few other than objects are durable when the next objects are.
-    fn placed(&self, name: &str) -> io::Result<()> {
+    pub(super) fn placed(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).file(&path);
         Ok(())
@@ -152,7 +152,9 @@ impl Remote for FolderRemote {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(name)?) {
+        let path = self.path(name)?;
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).forget(&path);
+        match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
@@ -213,8 +215,11 @@ mod tests {
         assert_eq!(tail, b"lo");
         assert_eq!(remote.list("objects").unwrap(), [Listed { name: "objects/ab/cd".into(), bytes: 5 }]);
         assert!(remote.create("x", b"1").unwrap() && !remote.create("x", b"2").unwrap());
-        remote.remove("x").unwrap();
-        remote.remove("x").unwrap();
+        remote.put("probe/y", &mut &b"1"[..]).unwrap();
+        for name in ["x", "x", "probe/y"] {
+            remote.remove(name).unwrap();
+        }
+        // What is gone need not be made durable.
         remote.settle().unwrap();
     }
 
