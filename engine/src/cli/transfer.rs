@@ -39,7 +39,7 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
         bytes(pushed.bytes)
     );
     if pushed.known_objects > 0 {
-        text.push_str(&format!(" ({} were there)", count(pushed.known_objects, "output")));
+        text.push_str(&format!(" ({} there already)", count(pushed.known_objects, "output")));
     }
     if pushed.absent > 0 {
         text.push_str(&format!("; {} not here to be pushed", count(pushed.absent, "output")));

@@ -113,7 +113,7 @@ fn copy_files(params: &CommandParams, work: &Utf8Path) -> Result<Vec<Utf8PathBuf
         let wrong = if !target.starts_with(work) || leaves(&target) {
             Some("has no place in the working folder")
         } else {
-            copied.contains(&target).then_some("would arrive under a name that another file has")
+            target.symlink_metadata().is_ok().then_some("would arrive under a name that another file has")
         };
         if let Some(why) = wrong {
             let message = format!("`{}` {why}", file.path);

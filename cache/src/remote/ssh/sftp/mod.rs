@@ -370,6 +370,7 @@ impl Remote for SftpRemote {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        remove(&*self.session()?, &self.path(name)?)
+        let session = self.session()?;
+        remove(&session, &self.path(name)?)
     }
 }
