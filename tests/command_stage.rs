@@ -101,3 +101,50 @@ fn megabytes_of_rubbish_go_to_the_log_and_the_end_of_it_is_shown() {
     assert_eq!(done.code, 1);
     assert!(done.err.contains("the last line"), "{}", done.err);
 }
+
+#[test]
+fn files_of_a_base_in_another_folder_arrive_under_their_own_names() {
+    let project = Project::new();
+    for folder in ["study", "base/lib"] {
+        std::fs::create_dir_all(project.path(folder)).unwrap();
+    }
+    project.write("base/say.sh", ". lib/words.sh; echo $word > said\n");
+    project.write("base/lib/words.sh", "word=hello\n");
+    project.write("base/lib/more.txt", "");
+    let stage = "files = [\"say.sh\", \"lib/*.sh\"]\nargv = [\"sh\", \"say.sh\"]\noutputs = { said = \"said\" }\n";
+    project.write("base/base.toml", &it(stage));
+    project.write("study/m.toml", "extends = \"../base/base.toml\"\n");
+    project.run("study/m.toml");
+    let said = |store: &str| {
+        let run = project.json(&["--store", store, "show", "--format", "json"]);
+        let output = &run["nodes"][0]["record"]["outputs"][0]["object"]["digest"];
+        let digest = output.as_str().unwrap().to_owned();
+        std::fs::read_to_string(project.path(store).join("objects").join(&digest[..2]).join(&digest[2..])).unwrap()
+    };
+    assert_eq!(said("study/.sepia"), "hello\n");
+    assert!(!project.path("study/base").exists());
+    // Written out, it means the same.
+    let resolved = project.sepia(&["plan", "study/m.toml", "--resolved"]).out;
+    assert!(resolved.contains("../base/./say.sh"), "{resolved}");
+    // Names that lead out of the folder, and names that two files have.
+    for (files, why) in [
+        ("[\"../base/say.sh\"]", "leads outside the working folder"),
+        ("[\"../base/./../base/say.sh\"]", "leads outside the working folder"),
+        ("[\"/etc/hostname\"]", "leads outside the working folder"),
+        ("[\"say.sh\", \"../base/./say.sh\"]", "two files would arrive in the working folder as"),
+    ] {
+        project.write("study/say.sh", "echo mine > said\n");
+        let text = it(&format!("files = {files}\nargv = [\"sh\", \"say.sh\"]\noutputs = {{ said = \"said\" }}"));
+        project.write("study/other.toml", &text);
+        let done = project.sepia(&["check", "study/other.toml"]);
+        assert!(done.code == 2 && done.err.contains(why), "{files}: {}", done.err);
+    }
+    // What only the disk shows is found when the stage begins.
+    std::fs::create_dir_all(project.path("study/lib")).unwrap();
+    project.write("study/lib/words.sh", "word=mine\n");
+    let text = it("files = [\"lib\", \"../base/./lib/*.sh\"]\nargv = [\"true\"]\noutputs = { said = \"said\" }");
+    project.write("study/other.toml", &text);
+    let done = project.sepia(&["run", "study/other.toml"]);
+    assert!(done.code == 1 && done.err.contains("a name that another file has"), "{}", done.err);
+    assert_eq!(std::fs::read_to_string(project.path("study/lib/words.sh")).unwrap(), "word=mine\n");
+}

@@ -1,19 +1,9 @@
 //! Results of several people: remotes, merging, trust.
 
-use crate::support::{Done, Project};
+use crate::support::{Done, Project, data_and_model};
 
-const MANIFEST: &str = r#"
-[stages.data]
-kind = "command"
-argv = ["sh", "-c", "echo data > out; mkdir folder; echo a > folder/a"]
-outputs = { out = "out", folder = "folder" }
-
-[stages.train]
-kind = "command"
-inputs = { data = "data.out" }
-argv = ["sh", "-c", "cat ${inputs.data} > model; date +%N >> model"]
-outputs = { model = "model" }
-"#;
+/// What the first stage of the manifest does.
+const DATA: &str = "echo data > out; mkdir folder; echo a > folder/a";
 
 /// A project of its own, whose user has no key but what `key` says.
 struct Person {
@@ -24,7 +14,7 @@ struct Person {
 impl Person {
     fn new() -> Self {
         let project = Project::new();
-        project.write("m.toml", MANIFEST);
+        project.write("m.toml", &data_and_model(DATA));
         let key = project.path("my.key");
         Self { project, key }
     }
@@ -149,7 +139,8 @@ fn damaged_outputs_come_back_from_a_remote() {
     alice.sepia(&["remote", "add", "lab", &lab]);
     alice.sepia(&["push", "lab", "latest"]);
     let path = alice.project.object("train.model");
-    crate::support::make_writable(&path);
+    // Another file in its place: the one that was there may be the remote's as well.
+    std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "damaged").unwrap();
     assert_eq!(alice.try_to(&["cache", "verify"]).code, 1);
     let repaired = alice.sepia(&["cache", "verify", "--repair-from", "lab"]);

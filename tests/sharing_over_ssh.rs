@@ -4,20 +4,10 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Done, Project, repository};
+use crate::support::{Done, Project, data_and_model, repository};
 
-const MANIFEST: &str = r#"
-[stages.data]
-kind = "command"
-argv = ["sh", "-c", "head -c 700000 /dev/urandom > out; mkdir folder; seq 100000 > folder/a"]
-outputs = { out = "out", folder = "folder" }
-
-[stages.train]
-kind = "command"
-inputs = { data = "data.out" }
-argv = ["sh", "-c", "cat ${inputs.data} > model; date +%N >> model"]
-outputs = { model = "model" }
-"#;
+/// What the first stage of the manifest does.
+const DATA: &str = "head -c 700000 /dev/urandom > out; mkdir folder; seq 100000 > folder/a";
 
 /// A running sshd, stopped when dropped.
 struct Sshd {
@@ -67,7 +57,7 @@ fn a_folder_on_a_host_is_a_remote_like_any_other() {
     let Some(sshd) = Sshd::start() else { return };
     let (alice, bob) = (Project::new(), Project::new());
     for project in [&alice, &bob] {
-        project.write("m.toml", MANIFEST);
+        project.write("m.toml", &data_and_model(DATA));
     }
     let lab = sshd.folder.path().join("lab");
     let url = format!("ssh://ci-host{}?sepia={}", lab.display(), env!("CARGO_BIN_EXE_sepia"));

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{
-    Digest, GcPolicy, Metrics, OpenMode, PlanNode, Record, RecordOutput, RunCounts, RunRow, Store, hash_output,
+    Digest, GcPolicy, Metrics, OpenMode, PlanNode, Record, RecordOutput, RemoteOptions, RunCounts, RunRow, Store,
+    hash_output,
 };
 use serde_json::json;
 use support::bare_record;
@@ -316,9 +317,10 @@ fn training(i: usize) -> Record {
     }
 }
 
-/// 1 GiB to a folder remote and back, beside `cp`.
+/// 1 GiB to a folder remote and back, beside `cp`: sharing files, copying them, and on another file system if `SEPIA_BENCH_FAR`
+/// names a folder there.
 fn folder_remote(root: &Utf8Path) {
-    let (ours, theirs) = (open(&root.join("push")), open(&root.join("pull")));
+    let ours = open(&root.join("push"));
     let mut random = blake3::Hasher::new().finalize_xof();
     let mut bytes = vec![0; 256 << 20];
     for i in 0..4 {
@@ -330,29 +332,67 @@ fn folder_remote(root: &Utf8Path) {
         ours.commit(&[Record { outputs: vec![output], ..training(i) }]).unwrap();
     }
     drop(bytes);
-    let copy = |sync: bool| {
-        let to = root.join("copy");
-        let line = format!("cp -r {} {to} {}", ours.root().join("objects"), if sync { "&& sync -f ." } else { "" });
-        let status = std::process::Command::new("sh").args(["-c", &line]).current_dir(root).status().unwrap();
-        assert!(status.success());
-        to
+    let far = std::env::var("SEPIA_BENCH_FAR").ok().map(Utf8PathBuf::from);
+    let places =
+        [("same disk, shared", Some(root.to_owned()), false), ("same disk, copied", Some(root.to_owned()), true)];
+    for (what, place, copy) in places.into_iter().chain([("other disk", far, false)]) {
+        if let Some(place) = place {
+            there_and_back(&ours, root, &place, what, copy);
+        }
+    }
+}
+
+fn there_and_back(ours: &Store, root: &Utf8Path, place: &Utf8Path, what: &str, copy: bool) {
+    const ROUNDS: usize = 3;
+    let median = |mut costs: Vec<Cost>| {
+        costs.sort_unstable();
+        costs[costs.len() / 2].0.as_secs_f64()
     };
-    for (what, sync) in [("cp, 1 GiB", false), ("cp and sync, 1 GiB", true)] {
-        let costs = (0..3).map(|_| {
-            let (cost, to) = time(|| copy(sync));
-            std::fs::remove_dir_all(to).unwrap();
-            cost
-        });
-        report(what, costs.collect());
+    let (objects, lab, back) = (ours.root().join("objects"), place.join("lab"), root.join("pull"));
+    let cp = |from: &Utf8Path, to: &Utf8Path, sync: bool| {
+        let line = format!("cp -r {from} {to}/copy {}", if sync { format!("&& sync -f {to}") } else { String::new() });
+        let cost = time(|| std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success());
+        assert!(cost.1);
+        std::fs::remove_dir_all(to.join("copy")).unwrap();
+        rustix::fs::sync();
+        cost.0
+    };
+    let (mut pushes, mut pulls, mut cps) = (Vec::new(), Vec::new(), [(); 4].map(|()| Vec::new()));
+    for _ in 0..ROUNDS {
+        for (costs, (from, to, sync)) in cps.iter_mut().zip([
+            (&objects, place, false),
+            (&objects, place, true),
+            (&lab.join("objects"), root, false),
+            (&lab.join("objects"), root, true),
+        ]) {
+            // The way back has no beginning yet.
+            let from = if from.exists() { from } else { &objects };
+            costs.push(cp(from, to, sync));
+        }
+        let _ = std::fs::remove_dir_all(&lab);
+        let _ = std::fs::remove_dir_all(&back);
+        let options = RemoteOptions { trust: true, copy };
+        ours.add_remote("lab", lab.as_str(), options).unwrap();
+        let theirs = open(&back);
+        theirs.add_remote("lab", lab.as_str(), options).unwrap();
+        rustix::fs::sync();
+        let all = sepia_cache::What::default();
+        let (cost, pushed) = time(|| ours.push(&ours.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
+        assert_eq!(pushed.bytes, 1 << 30);
+        pushes.push(cost);
+        rustix::fs::sync();
+        let (cost, pulled) = time(|| theirs.pull(&theirs.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
+        assert_eq!(pulled.bytes, 1 << 30);
+        pulls.push(cost);
     }
-    for store in [&ours, &theirs] {
-        store.add_remote("lab", root.join("lab").as_str(), true).unwrap();
+    let [to, to_sync, from, from_sync] = cps.map(median);
+    println!("{what}, 1 GiB in four files, medians of {ROUNDS}, hashed and durable:");
+    for (way, cost, plain, synced) in [("push", median(pushes), to, to_sync), ("pull", median(pulls), from, from_sync)]
+    {
+        println!(
+            "  {way} {cost:.2} s; cp {plain:.2} s, {:.0} % of it; cp and sync {synced:.2} s, {:.0} % of it",
+            100. * plain / cost,
+            100. * synced / cost
+        );
     }
-    let all = sepia_cache::What::default();
-    let (cost, pushed) = time(|| ours.push(&ours.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
-    assert_eq!(pushed.bytes, 1 << 30);
-    report("push 1 GiB to a folder (durable)", vec![cost]);
-    let (cost, pulled) = time(|| theirs.pull(&theirs.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
-    assert_eq!(pulled.bytes, 1 << 30);
-    report("pull 1 GiB from a folder (durable)", vec![cost]);
 }

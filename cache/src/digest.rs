@@ -50,15 +50,29 @@ impl Digest {
     /// # Errors
     /// [`StoreError::Io`] where the file cannot be opened or read.
     pub fn of_file(path: &Utf8Path) -> Result<Self> {
+        Self::of_file_counted(path, &|_| ())
+    }
+
+    /// As [`Digest::of_file`]; `count` is told how many bytes have been hashed, in pieces, from several threads.
+    pub(crate) fn of_file_counted(path: &Utf8Path, count: &(dyn Fn(u64) + Sync)) -> Result<Self> {
         let file = File::open(path).at("read", path)?;
         let size = file.metadata().at("read", path)?.len();
-        Ok(Self::of_open_file(&file, size, path)?.0)
+        Ok(Self::of_open_file_counted(&file, size, path, count)?.0)
     }
 
     /// The digest of an open file that has just been opened, and how many bytes that was; `expected` is a good guess.
-    pub(crate) fn of_open_file(mut file: &File, expected: u64, path: &Utf8Path) -> Result<(Self, u64)> {
+    pub(crate) fn of_open_file(file: &File, expected: u64, path: &Utf8Path) -> Result<(Self, u64)> {
+        Self::of_open_file_counted(file, expected, path, &|_| ())
+    }
+
+    fn of_open_file_counted(
+        mut file: &File,
+        expected: u64,
+        path: &Utf8Path,
+        count: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Self, u64)> {
         if expected >= large::LARGE {
-            match large::hash(file, expected) {
+            match large::hash(file, expected, count) {
                 // It may have grown meanwhile.
                 Ok(hash) if file.metadata().at("read", path)?.len() == expected => {
                     return Ok((Self(*hash.as_bytes()), expected));
@@ -84,6 +98,7 @@ impl Digest {
                 }
             }
             total += filled as u64;
+            count(filled as u64);
             if filled >= PIECE / 4 {
                 hasher.update_rayon(&piece[..filled]);
             } else {

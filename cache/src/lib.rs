@@ -77,7 +77,7 @@ pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKi
 pub use parcel::Parcel;
 pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
-pub use remote::{OpenRemote, Probe, RemoteConfig, serve};
+pub use remote::{Links, OpenRemote, Probe, RemoteConfig, RemoteOptions, Way, serve};
 pub use reproduction::is_reproduction;
 /// For [`Store::query`].
 pub use rusqlite;

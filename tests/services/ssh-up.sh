@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# ssh-up.sh DIR PORT: a throw-away sshd on loopback, with a host key, a user key and a client configuration of its own
-# (nothing in ~/.ssh is touched). Then: ssh -F DIR/config ci-host CMD; to stop: kill $(cat DIR/sshd.pid)
+# ssh-up.sh DIR PORT [SFTP]: a throw-away sshd on loopback, with a host key, a user key and a client configuration of its
+# own (nothing in ~/.ssh is touched). SFTP is the command of its sftp server, such as internal-sftp; it has none without.
+# Then: ssh -F DIR/config ci-host CMD; to stop: kill $(cat DIR/sshd.pid)
 set -euo pipefail
 D=$1 P=$2
 mkdir -p "$D"
@@ -22,6 +23,7 @@ PermitRootLogin prohibit-password
 MaxStartups 100
 MaxSessions 100
 C
+[ -z "${3:-}" ] || echo "Subsystem sftp $3" >> "$D/sshd_config"
 cat > "$D/config" <<C
 Host ci-host
   HostName 127.0.0.1

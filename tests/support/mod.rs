@@ -148,6 +148,14 @@ pub(crate) fn script(name: &str, script: &str, more: &str) -> String {
     format!("[stages.{name}]\nkind = \"command\"\nargv = [\"sh\", \"-c\", {script:?}]\n{more}\n")
 }
 
+/// A manifest of a stage `data` that runs a script, which writes `out` and `folder`, and a stage `train` that writes another
+/// `model` from it each time.
+pub(crate) fn data_and_model(data: &str) -> String {
+    let model = "cat ${inputs.data} > model; date +%N >> model";
+    script("data", data, "outputs = { out = \"out\", folder = \"folder\" }")
+        + &script("train", model, "inputs = { data = \"data.out\" }\noutputs = { model = \"model\" }")
+}
+
 pub(crate) const TINY: &str = r#"name = "tiny"
 
 [stages.corpus]

@@ -17,22 +17,26 @@ use blake3::hazmat::{
 /// What one thread reads and hashes at a time: a power of two, and so a whole subtree but at the end of the file.
 const STRETCH: u64 = 512 << 10;
 
+/// Told how many more bytes have been read.
+type Count<'c> = &'c (dyn Fn(u64) + Sync);
+
 /// Files from this size on are hashed here.
 pub(super) const LARGE: u64 = 8 << 20;
 
 /// The digest of the first `length` bytes of a file, which must be at least [`LARGE`]; an error of the kind
-/// `UnexpectedEof` where it is shorter.
-pub(super) fn hash(file: &File, length: u64) -> io::Result<blake3::Hash> {
+/// `UnexpectedEof` where it is shorter. `count` is told of each stretch, from several threads.
+pub(super) fn hash(file: &File, length: u64, count: Count<'_>) -> io::Result<blake3::Hash> {
     let left = left_subtree_len(length);
-    let (left, right) = rayon::join(|| subtree(file, 0, left), || subtree(file, left, length - left));
+    let (left, right) = rayon::join(|| subtree(file, 0, left, count), || subtree(file, left, length - left, count));
     Ok(merge_subtrees_root(&left?, &right?, Mode::Hash))
 }
 
 /// The value of the subtree over `length` bytes from `from`.
-fn subtree(file: &File, from: u64, length: u64) -> io::Result<ChainingValue> {
+fn subtree(file: &File, from: u64, length: u64, count: Count<'_>) -> io::Result<ChainingValue> {
     if length > STRETCH {
         let left = left_subtree_len(length);
-        let (left, right) = rayon::join(|| subtree(file, from, left), || subtree(file, from + left, length - left));
+        let (left, right) =
+            rayon::join(|| subtree(file, from, left, count), || subtree(file, from + left, length - left, count));
         return Ok(merge_subtrees_non_root(&left?, &right?, Mode::Hash));
     }
     thread_local! {
@@ -42,6 +46,7 @@ fn subtree(file: &File, from: u64, length: u64) -> io::Result<ChainingValue> {
         // At most `STRETCH`.
         buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
         file.read_exact_at(buffer, from)?;
+        count(length);
         Ok(Hasher::new().set_input_offset(from).update(buffer).finalize_non_root())
     })
 }

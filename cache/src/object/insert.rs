@@ -13,6 +13,7 @@ use super::{ObjectKind, ObjectRef};
 use crate::crash_point;
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{unique_sibling, write_atomically};
+use crate::remote::object_mode;
 use crate::store::Store;
 
 impl Store {
@@ -107,7 +108,10 @@ fn make_ours(path: &Utf8Path, stat: FileStat) -> Result<()> {
         copy(path, &own)?;
         std::fs::rename(&own, path).at("copy", path)?;
     }
-    let mode = (stat.mode & 0o777 & !0o222) | 0o444;
+    let mode = object_mode(stat.mode);
+    if mode == stat.mode & 0o777 && !stat.shared {
+        return Ok(());
+    }
     std::fs::set_permissions(path, Permissions::from_mode(mode)).at("make read-only", path)
 }
 

@@ -21,8 +21,9 @@
 //!    tree's listing is placed before its folder: a folder without a listing does not occur.
 //! 3. *Referenced means durable.* A record that names an object is written only after [`Store::sync_pending`], which
 //!    [`Store::commit`] calls itself: files, listings and the folders that name them are on the disk by then.
-//! 4. *Owned.* A file that has a second name elsewhere (a hard link) could be changed through it, so it is copied; all
-//!    others are moved, and a byte is never copied.
+//! 4. *Owned.* An output that has a second name elsewhere (a hard link) could be changed through it, so it is copied; all
+//!    others are moved, and a byte is never copied. An object may have a second name on a remote, which is read-only too
+//!    (`remote/links.rs`): so nothing may change bytes, size or mode of an object in place.
 //! 5. *Only plain things.* Symbolic links, sockets, devices and names that are not UTF-8 are refused, since they could not
 //!    be carried to another machine or would point out of the object.
 //!

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 
 use super::walk::Walked;
 use crate::crash_point;
-use crate::error::{IoContext as _, Result};
+use crate::error::{Result, StoreError};
 use crate::store::Store;
 
 /// From this many files and folders on, one `syncfs` is cheaper than a sync for each (0.15 ms on an idle disk, several ms on
@@ -27,7 +28,7 @@ pub(crate) struct Pending {
 impl Pending {
     /// A file that was placed. With it go the folder it is in, and that folder's own name: another process may have made it
     /// a moment ago and not synced it yet.
-    pub(super) fn file(&mut self, path: &Utf8Path) {
+    pub(crate) fn file(&mut self, path: &Utf8Path) {
         self.add(path.ancestors().take(3).map(Utf8Path::to_owned));
     }
 
@@ -48,8 +49,35 @@ impl Pending {
         }
     }
 
+    /// A file that was placed and is gone.
+    pub(crate) fn forget(&mut self, path: &Utf8Path) {
+        self.paths.remove(path);
+    }
+
     fn is_empty(&self) -> bool {
         self.paths.is_empty() && !self.many
+    }
+
+    /// Syncs all of it: each by itself where they are few, else the whole file systems that the folders `roots` are on.
+    /// After an error, everything stays to be synced, and the path that it concerns is returned.
+    pub(crate) fn flush(&mut self, roots: &[&Utf8Path]) -> Result<(), (Utf8PathBuf, io::Error)> {
+        if self.many {
+            let mut devices = BTreeSet::new();
+            for root in roots {
+                let at = |error: io::Error| ((*root).to_owned(), error);
+                let folder = File::open(root).map_err(at)?;
+                if devices.insert(folder.metadata().map_err(at)?.dev()) {
+                    rustix::fs::syncfs(&folder).map_err(|error| at(error.into()))?;
+                }
+            }
+        } else {
+            // In any order, and at once: a file system can write several down together.
+            self.paths.par_iter().try_for_each(|path| {
+                File::open(path).and_then(|file| file.sync_all()).map_err(|error| (path.clone(), error))
+            })?;
+        }
+        *self = Self::default();
+        Ok(())
     }
 }
 
@@ -65,23 +93,9 @@ impl Store {
             return Ok(());
         }
         crash_point::reached("sync objects")?;
-        if pending.many {
-            let mut devices = BTreeSet::new();
-            for name in ["objects", "trees"] {
-                let path = self.layout.folder(name);
-                let folder = File::open(&path).at("sync", &path)?;
-                if devices.insert(folder.metadata().at("sync", &path)?.dev()) {
-                    rustix::fs::syncfs(&folder).at("sync", &path)?;
-                }
-            }
-        } else {
-            // In any order, and at once: a file system can write several down together.
-            pending.paths.par_iter().try_for_each(|path| {
-                let file = File::open(path).at("sync", path)?;
-                file.sync_all().at("sync", path)
-            })?;
-        }
-        *pending = Pending::default();
+        let roots = ["objects", "trees"].map(|name| self.layout.folder(name));
+        let flushed = pending.flush(&[&roots[0], &roots[1]]);
+        flushed.map_err(|(path, error)| StoreError::io("sync", &path, error))?;
         crash_point::reached("objects synced")
     }
 }

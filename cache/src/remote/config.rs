@@ -23,8 +23,20 @@ pub struct RemoteConfig {
     pub id: Digest,
     /// Whether what comes from it counts as a result without a signature.
     pub trust: bool,
+    /// Whether it is to hold bytes of its own, though it could share them with the store.
+    #[serde(default)]
+    pub copy: bool,
     /// What it was seen to do.
     pub probe: Probe,
+}
+
+/// What is wished of a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoteOptions {
+    /// What comes from it counts as a result without a signature.
+    pub trust: bool,
+    /// It is to hold bytes of its own, though it could share them with the store.
+    pub copy: bool,
 }
 
 impl Store {
@@ -41,7 +53,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Remote`], [`StoreError::Refused`], [`StoreError::BadName`], and those of writing.
-    pub fn add_remote(&self, name: &str, url: &str, trust: bool) -> Result<RemoteConfig> {
+    pub fn add_remote(&self, name: &str, url: &str, options: RemoteOptions) -> Result<RemoteConfig> {
         check_name("name of a remote", name)?;
         self.writable("write", &self.remotes_path())?;
         // Later commands may run in another folder.
@@ -50,16 +62,17 @@ impl Store {
         } else {
             camino::absolute_utf8(url).map_err(|e| StoreError::io("find", url.into(), e))?.into_string()
         };
-        let remote = connect(&url, &self.uploads_dir())?;
+        let remote = connect(&url, &self.uploads_dir(), None)?;
         let id = match marker::read(remote.as_ref())? {
             Some(id) => id,
             None => marker::make(remote.as_ref())?,
         };
         let unique =
             Digest::of_bytes(format!("{id} {} {:?}", std::process::id(), std::time::Instant::now()).as_bytes());
-        let probe = probe::probe(remote.as_ref(), &unique)
+        let probe = probe::probe(remote.as_ref(), &unique, &self.cache_dir())
             .map_err(|error| remote_error(remote.address(), "hold what is written to it".to_owned(), &error))?;
-        let config = RemoteConfig { name: name.to_owned(), url, id, trust, probe };
+        let RemoteOptions { trust, copy } = options;
+        let config = RemoteConfig { name: name.to_owned(), url, id, trust, copy, probe };
         let mut remotes = self.read_remotes()?;
         remotes.insert(name.to_owned(), config.clone());
         self.write_remotes(&remotes)?;
@@ -91,7 +104,7 @@ impl Store {
             None => None,
         };
         let config = config.ok_or_else(|| no_remote(name.unwrap_or_default(), &remotes))?.clone();
-        let remote = connect(&config.url, &self.uploads_dir())?;
+        let remote = connect(&config.url, &self.uploads_dir(), config.probe.way)?;
         match marker::read(remote.as_ref())? {
             Some(id) if id == config.id => Ok(OpenRemote { remote, config }),
             found => {
@@ -134,7 +147,7 @@ impl Store {
 pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Result<OpenRemote> {
     let url = camino::absolute_utf8(folder).map_err(|e| StoreError::io("find", folder, e))?.into_string();
     // A folder has nothing to remember.
-    let remote = connect(&url, folder)?;
+    let remote = connect(&url, folder, None)?;
     let id = match marker::read(remote.as_ref())? {
         Some(id) => id,
         None if make => marker::make(remote.as_ref())?,
@@ -144,9 +157,16 @@ pub(crate) fn folder_remote(folder: &Utf8Path, make: bool, trust: bool) -> Resul
         }
     };
     // What a folder does need not be tried out.
-    let probe =
-        Probe { create_exclusive: true, lists_after_write: true, replaces: true, ranged_reads: true, large_bytes: 0 };
-    Ok(OpenRemote { remote, config: RemoteConfig { name: "parcel".to_owned(), url, id, trust, probe } })
+    let probe = Probe {
+        create_exclusive: true,
+        lists_after_write: true,
+        replaces: true,
+        ranged_reads: true,
+        large_bytes: 0,
+        links: None,
+        way: None,
+    };
+    Ok(OpenRemote { remote, config: RemoteConfig { name: "parcel".to_owned(), url, id, trust, copy: true, probe } })
 }
 
 fn no_remote(name: &str, remotes: &BTreeMap<String, RemoteConfig>) -> StoreError {

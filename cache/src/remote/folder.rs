@@ -3,12 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::{Mutex, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::OFlags;
 
 use super::partial::Partial;
-use super::{Listed, Remote, check_remote_name};
+use super::{Check, Links, Listed, Remote, check_remote_name, links};
+use crate::layout::unique_sibling;
+use crate::object::Pending;
 
 /// How much is copied at once.
 pub(super) const PIECE: usize = 1 << 20;
@@ -17,11 +20,13 @@ pub(super) const PIECE: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct FolderRemote {
     root: Utf8PathBuf,
+    /// What was put there and is not durable yet.
+    pending: Mutex<Pending>,
 }
 
 impl FolderRemote {
     pub(crate) fn new(root: impl Into<Utf8PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), pending: Mutex::default() }
     }
 
     fn path(&self, name: &str) -> io::Result<Utf8PathBuf> {
@@ -39,6 +44,13 @@ impl FolderRemote {
             _ => error,
         })?;
         if file.metadata()?.is_file() { Ok(file) } else { Err(not_plain(&path)) }
+    }
+
+    /// Remembers to make a name durable. The few other than objects are durable when the next objects are.
+    pub(super) fn placed(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name)?;
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).file(&path);
+        Ok(())
     }
 
     /// Begins an upload, or goes on with one.
@@ -117,7 +129,10 @@ impl Remote for FolderRemote {
     fn put(&self, name: &str, from: &mut dyn Read) -> io::Result<()> {
         let mut partial = self.upload(name)?;
         match partial.take(from) {
-            Ok(()) => partial.publish(),
+            Ok(()) => {
+                partial.publish()?;
+                self.placed(name)
+            }
             Err(error) => {
                 partial.leave(&error);
                 Err(error)
@@ -137,14 +152,42 @@ impl Remote for FolderRemote {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(name)?) {
+        let path = self.path(name)?;
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).forget(&path);
+        match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
     }
 
     fn settle(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.flush(&[&self.root]).map_err(|(path, error)| io::Error::new(error.kind(), format!("{path}: {error}")))
+    }
+
+    fn links(&self, ours: &Utf8Path) -> Option<Links> {
+        links::try_out(ours, &self.root)
+    }
+
+    fn link_in(&self, from: &Utf8Path, name: &str, how: Links, check: Check<'_>) -> io::Result<bool> {
+        let target = self.path(name)?;
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let hidden = unique_sibling(&target);
+        if links::link(from, &hidden, how).is_none() {
+            return Ok(false);
+        }
+        let placed = check(&hidden).and_then(|()| std::fs::rename(&hidden, &target));
+        // Between two names of one file, a move does nothing.
+        let _ = std::fs::remove_file(&hidden);
+        placed?;
+        self.placed(name)?;
+        Ok(true)
+    }
+
+    fn link_out(&self, name: &str, to: &Utf8Path, how: Links) -> Option<u32> {
+        links::link(&self.path(name).ok()?, to, how)
     }
 
     /// Reading and writing a file is faster than compressing it.
@@ -172,8 +215,11 @@ mod tests {
         assert_eq!(tail, b"lo");
         assert_eq!(remote.list("objects").unwrap(), [Listed { name: "objects/ab/cd".into(), bytes: 5 }]);
         assert!(remote.create("x", b"1").unwrap() && !remote.create("x", b"2").unwrap());
-        remote.remove("x").unwrap();
-        remote.remove("x").unwrap();
+        remote.put("probe/y", &mut &b"1"[..]).unwrap();
+        for name in ["x", "x", "probe/y"] {
+            remote.remove(name).unwrap();
+        }
+        // What is gone need not be made durable.
         remote.settle().unwrap();
     }
 

@@ -20,6 +20,7 @@
 mod address;
 mod config;
 mod folder;
+mod links;
 mod marker;
 mod name;
 mod partial;
@@ -34,12 +35,14 @@ use std::sync::Arc;
 
 use camino::Utf8Path;
 
-pub use config::RemoteConfig;
 pub(crate) use config::folder_remote;
+pub use config::{RemoteConfig, RemoteOptions};
+pub use links::Links;
+pub(crate) use links::object_mode;
 pub(crate) use name::check_remote_name;
 pub use probe::Probe;
 pub(crate) use promise::WINDOW_LOG;
-pub use ssh::serve;
+pub use ssh::{Way, serve};
 
 use crate::error::{Result, StoreError};
 
@@ -76,7 +79,30 @@ pub(crate) trait Remote: Send + Sync {
     fn compresses(&self) -> bool {
         true
     }
+    /// Which of several ways to it was found to work.
+    fn way(&self) -> Option<Way> {
+        None
+    }
+    /// Which way works to give files in the folder `ours` a name here as well, and files here one in it.
+    fn links(&self, ours: &Utf8Path) -> Option<Links> {
+        let _ = ours;
+        None
+    }
+    /// Gives a file of ours a name here as well, if `check` likes what it is shown under a name that counts as nothing;
+    /// `false` if it cannot be linked.
+    fn link_in(&self, from: &Utf8Path, name: &str, how: Links, check: Check<'_>) -> io::Result<bool> {
+        let _ = (from, name, how, check);
+        Ok(false)
+    }
+    /// Gives what has a name here the name `to` as well, and returns its mode; `None` if it cannot be linked.
+    fn link_out(&self, name: &str, to: &Utf8Path, how: Links) -> Option<u32> {
+        let _ = (name, to, how);
+        None
+    }
 }
+
+/// Says whether a file is what it should be.
+pub(crate) type Check<'c> = &'c dyn Fn(&Utf8Path) -> io::Result<()>;
 
 /// A remote that is ready for use.
 #[derive(Clone)]
@@ -93,6 +119,11 @@ impl std::fmt::Debug for OpenRemote {
 }
 
 impl OpenRemote {
+    /// How files may be shared with it, in place of copying them.
+    pub(crate) fn links(&self) -> Option<Links> {
+        self.config.probe.links.filter(|_| !self.config.copy)
+    }
+
     /// Adds the remote and what was being done to an error.
     pub(crate) fn at<T>(&self, action: impl FnOnce() -> String, result: io::Result<T>) -> Result<T> {
         result.map_err(|error| remote_error(self.remote.address(), action(), &error))
@@ -104,13 +135,14 @@ pub(crate) fn remote_error(address: &str, action: String, error: &io::Error) -> 
 }
 
 /// The remote of an address: a path, `file:///path`, `ssh://host/path` or `s3://bucket/prefix`. What a remote has to
-/// remember from one time to the next, and can lose without loss, is kept in the folder `state`.
-pub(crate) fn connect(url: &str, state: &Utf8Path) -> Result<Arc<dyn Remote>> {
+/// remember from one time to the next, and can lose without loss, is kept in the folder `state`. `way` is what was found when
+/// it was added.
+pub(crate) fn connect(url: &str, state: &Utf8Path, way: Option<Way>) -> Result<Arc<dyn Remote>> {
     let unusable = |why: String| StoreError::Remote { remote: url.to_owned(), action: "be used".to_owned(), why };
     match url.split_once("://") {
         None => Ok(Arc::new(folder::FolderRemote::new(url))),
         Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(folder::FolderRemote::new(path))),
-        Some(("ssh", rest)) => Ok(Arc::new(ssh::SshRemote::new(rest).map_err(unusable)?)),
+        Some(("ssh", rest)) => ssh::remote(rest, state, way).map_err(unusable),
         Some(("s3", rest)) => bucket(rest, state).map_err(unusable),
         Some((scheme, _)) => Err(unusable(format!(
             "`{scheme}://` is not known; known are a path, `file:///path`, `ssh://[user@]host[:port]/path` and \

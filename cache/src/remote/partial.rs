@@ -4,9 +4,9 @@
 //! was torn off. A lock on that file keeps two from writing it at once; the second one writes a file of its own, which
 //! nobody goes on with. A name that begins with `.` counts as nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::OFlags;
@@ -21,20 +21,22 @@ pub(super) struct Partial {
     file: File,
     there: u64,
     continued: bool,
+    /// Its name is made of its content.
+    is_content: bool,
 }
 
 impl Partial {
-    /// Begins an upload, or goes on with one if `continued` allows that.
-    pub(super) fn open(target: &Utf8Path, continued: bool) -> io::Result<Self> {
+    /// Begins an upload, or goes on with one if its name is made of its content.
+    pub(super) fn open(target: &Utf8Path, is_content: bool) -> io::Result<Self> {
         if let Some(folder) = target.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        if continued && let Some(found) = Self::take_up(target)? {
+        if is_content && let Some(found) = Self::take_up(target)? {
             return Ok(found);
         }
         let path = unique_sibling(target);
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(Self { target: target.to_owned(), path, file, there: 0, continued: false })
+        Ok(Self { target: target.to_owned(), path, file, there: 0, continued: false, is_content })
     }
 
     /// The upload of this name that was begun, or a new one that can be gone on with; `None` if another is at it.
@@ -55,7 +57,7 @@ impl Partial {
             return Ok(None);
         }
         let there = file.metadata()?.len();
-        Ok(Some(Self { target: target.to_owned(), path, file, there, continued: true }))
+        Ok(Some(Self { target: target.to_owned(), path, file, there, continued: true, is_content: true }))
     }
 
     /// How many bytes are there from an earlier upload.
@@ -119,8 +121,13 @@ impl Partial {
         Ok(())
     }
 
-    /// Moves what was written to its place.
+    /// Moves what was written to its place. What has a name made of its content is read-only from then on, where there is
+    /// such a thing.
     pub(super) fn publish(self) -> io::Result<()> {
+        if self.is_content {
+            let mode = self.file.metadata()?.mode() & 0o777 & !0o222;
+            let _ = self.file.set_permissions(Permissions::from_mode(mode));
+        }
         std::fs::rename(&self.path, &self.target).inspect_err(|_| drop(std::fs::remove_file(&self.path)))
     }
 

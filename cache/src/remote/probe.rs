@@ -2,9 +2,10 @@
 
 use std::io::{self, Read as _};
 
+use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
-use super::Remote;
+use super::{Links, Remote, Way};
 use crate::digest::Digest;
 
 /// What a remote was seen to do when it was added.
@@ -20,23 +21,29 @@ pub struct Probe {
     pub ranged_reads: bool,
     /// The largest thing that was tried, in bytes, which came back as it was.
     pub large_bytes: u64,
+    /// How a file of the store becomes one of the remote and back without being copied; `None` if there is no way.
+    #[serde(default)]
+    pub links: Option<Links>,
+    /// How a folder on a host is reached; `None` for other remotes.
+    #[serde(default)]
+    pub way: Option<Way>,
 }
 
 /// More than one part of a multipart upload.
 const LARGE: usize = 12 << 20;
 
-/// Tries it out, under a name that nobody else uses, and cleans up.
+/// Tries it out, under a name that nobody else uses, and cleans up. `ours` is a folder of the store.
 ///
 /// # Errors
 /// When it cannot hold bytes: what was written does not come back.
-pub(super) fn probe(remote: &dyn Remote, unique: &Digest) -> io::Result<Probe> {
+pub(super) fn probe(remote: &dyn Remote, unique: &Digest, ours: &Utf8Path) -> io::Result<Probe> {
     let folder = format!("probe/{}", unique.short());
     let (small, large) = (format!("{folder}/small"), format!("{folder}/large"));
     let found = try_out(remote, &folder, &small, &large);
     for name in [&small, &large] {
         remote.remove(name)?;
     }
-    found
+    Ok(Probe { links: remote.links(ours), way: remote.way(), ..found? })
 }
 
 fn try_out(remote: &dyn Remote, folder: &str, small: &str, large: &str) -> io::Result<Probe> {
@@ -63,5 +70,13 @@ fn try_out(remote: &dyn Remote, folder: &str, small: &str, large: &str) -> io::R
     if get(large, 0)? != bytes || remote.size(large)? != Some(LARGE as u64) {
         return Err(wrong("a large file"));
     }
-    Ok(Probe { create_exclusive, lists_after_write, replaces, ranged_reads, large_bytes: LARGE as u64 })
+    Ok(Probe {
+        create_exclusive,
+        lists_after_write,
+        replaces,
+        ranged_reads,
+        large_bytes: LARGE as u64,
+        links: None,
+        way: None,
+    })
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::parts::{Part, Writer};
-use super::work::again;
+use super::work::{Count, again};
 use super::{ZST, listing_name, object_name};
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::merge::refused;
@@ -26,9 +26,8 @@ pub(super) struct Found {
 
 impl Store {
     /// Fetches an object that is not here. `Ok(false)`: the remote does not have it.
-    pub(super) fn fetch(&self, from: &OpenRemote, object: &ObjectRef, count: &dyn Fn(u64)) -> Result<bool> {
+    pub(super) fn fetch(&self, from: &OpenRemote, object: &ObjectRef, count: Count<'_>) -> Result<bool> {
         let Some(found) = look(from, object)? else { return Ok(false) };
-        self.check_room(object)?;
         let folder = self.cache_dir().join("incoming").join(object.digest.to_string());
         std::fs::create_dir_all(&folder).at("make", &folder)?;
         // Who fetches the same at once takes turns; the second finds it done.
@@ -62,7 +61,7 @@ impl Store {
         from: &OpenRemote,
         object: &ObjectRef,
         found: Found,
-        count: &dyn Fn(u64),
+        count: Count<'_>,
     ) -> Result<()> {
         let data = folder.join("data");
         let (listing, parts) = match object.kind {
@@ -76,6 +75,21 @@ impl Store {
                 (Some(listing), parts)
             }
         };
+        if object.kind == ObjectKind::File
+            && !found.compressed
+            && let Some(how) = from.links()
+        {
+            let linked = folder.join("linked");
+            remove(&linked)?;
+            if let Some(mode) = from.remote.link_out(&object_name(object), &linked, how) {
+                let checked = parts.iter().try_for_each(|part| part.check(&linked, count));
+                self.good(folder, from, object, checked)?;
+                let stats = vec![FileStat { shared: false, mode }];
+                self.insert(&linked, &HashedOutput { object: *object, listing: None, stats })?;
+                return Ok(());
+            }
+        }
+        self.check_room(object)?;
         if let Some(listing) = &listing {
             std::fs::create_dir_all(&data).at("make", &data)?;
             for empty in &listing.empty_folders {
@@ -88,19 +102,22 @@ impl Store {
         } else {
             copy(from, object, &parts, count)
         };
-        if let Err(error) = fetched {
-            if error.kind() == io::ErrorKind::InvalidData {
-                // Nothing of it is good for anything.
-                remove(folder)?;
-                let name = format!("{} on the remote {}", object_name(object), from.remote.address());
-                return Err(refused(&name, error.to_string()));
-            }
-            return from.at(|| format!("give {}", object_name(object)), Err(error));
-        }
+        self.good(folder, from, object, fetched)?;
         // Every byte was hashed on its way.
         let stats = parts.iter().map(|_| FileStat { shared: false, mode: 0o644 }).collect();
         self.insert(&data, &HashedOutput { object: *object, listing, stats })?;
         Ok(())
+    }
+
+    /// The end of a transfer into a folder. Where what came is wrong, nothing of it is good for anything.
+    fn good(&self, folder: &Utf8Path, from: &OpenRemote, object: &ObjectRef, came: io::Result<()>) -> Result<()> {
+        let Err(error) = came else { return Ok(()) };
+        if error.kind() == io::ErrorKind::InvalidData {
+            remove(folder)?;
+            let name = format!("{} on the remote {}", object_name(object), from.remote.address());
+            return Err(refused(&name, error.to_string()));
+        }
+        from.at(|| format!("give {}", object_name(object)), Err(error))
     }
 
     fn check_room(&self, object: &ObjectRef) -> Result<()> {
@@ -161,7 +178,7 @@ fn fetch_listing(from: &OpenRemote, object: &ObjectRef) -> Result<Listing> {
 }
 
 /// Fetches what is not compressed: straight into place, on from where it is.
-fn copy(from: &OpenRemote, object: &ObjectRef, parts: &[Part], count: &dyn Fn(u64)) -> io::Result<()> {
+fn copy(from: &OpenRemote, object: &ObjectRef, parts: &[Part], count: Count<'_>) -> io::Result<()> {
     again(|| {
         let (mut writer, there) = Writer::resume(parts, count)?;
         if there < object.bytes {
@@ -179,7 +196,7 @@ fn unpack(
     object: &ObjectRef,
     found: Found,
     parts: &[Part],
-    count: &dyn Fn(u64),
+    count: Count<'_>,
 ) -> io::Result<()> {
     let wire: Utf8PathBuf = folder.join("wire");
     again(|| {

@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::work::Count;
 use crate::digest::Digest;
+use crate::error::StoreError;
 
 /// A file of an object: where it is, its size, its digest.
 #[derive(Debug, Clone)]
@@ -13,6 +15,21 @@ pub(super) struct Part {
     pub(super) path: Utf8PathBuf,
     pub(super) bytes: u64,
     pub(super) digest: Digest,
+}
+
+impl Part {
+    /// Reads a file that should be this part, and fails where it is not.
+    pub(super) fn check(&self, path: &Utf8Path, count: Count<'_>) -> io::Result<()> {
+        let found = Digest::of_file_counted(path, count).map_err(|error| match error {
+            StoreError::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        })?;
+        if found == self.digest {
+            Ok(())
+        } else {
+            Err(bad(&self.path, "is damaged: its bytes do not match its digest"))
+        }
+    }
 }
 
 fn bad(path: &Utf8Path, what: &str) -> io::Error {
@@ -23,11 +40,11 @@ fn bad(path: &Utf8Path, what: &str) -> io::Error {
 pub(super) struct Reader<'p> {
     parts: std::slice::Iter<'p, Part>,
     open: Option<(&'p Part, File, u64, blake3::Hasher)>,
-    count: &'p dyn Fn(u64),
+    count: Count<'p>,
 }
 
 impl<'p> Reader<'p> {
-    pub(super) fn new(parts: &'p [Part], count: &'p dyn Fn(u64)) -> Self {
+    pub(super) fn new(parts: &'p [Part], count: Count<'p>) -> Self {
         Self { parts: parts.iter(), open: None, count }
     }
 }
@@ -68,12 +85,12 @@ pub(super) struct Writer<'p> {
     parts: &'p [Part],
     at: usize,
     open: Option<(File, u64, blake3::Hasher)>,
-    count: &'p dyn Fn(u64),
+    count: Count<'p>,
 }
 
 impl<'p> Writer<'p> {
     /// A writer over parts of which some bytes may be there, and how many that are. What is there is hashed.
-    pub(super) fn resume(parts: &'p [Part], count: &'p dyn Fn(u64)) -> io::Result<(Self, u64)> {
+    pub(super) fn resume(parts: &'p [Part], count: Count<'p>) -> io::Result<(Self, u64)> {
         let mut there = 0;
         for (at, part) in parts.iter().enumerate() {
             let Ok(mut file) = OpenOptions::new().read(true).append(true).open(&part.path) else {

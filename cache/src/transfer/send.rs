@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 
 use super::parts::{Part, Reader};
-use super::work::again;
+use super::work::{Count, again};
 use super::{ZST, listing_name, object_name};
 use crate::error::Result;
 use crate::object::{ObjectKind, ObjectRef};
@@ -29,10 +29,16 @@ impl Store {
     }
 
     /// Writes an object to a remote that lacks it.
-    pub(super) fn send(&self, to: &OpenRemote, object: &ObjectRef, count: &dyn Fn(u64)) -> Result<()> {
+    pub(super) fn send(&self, to: &OpenRemote, object: &ObjectRef, count: Count<'_>) -> Result<()> {
         let remote = to.remote.as_ref();
         let parts = self.parts(object)?;
         let name = object_name(object);
+        if let (ObjectKind::File, Some(how), [part]) = (object.kind, to.links(), parts.as_slice()) {
+            let linked = remote.link_in(&part.path, &name, how, &|hidden| part.check(hidden, count));
+            if to.at(|| format!("take {name}"), linked)? {
+                return Ok(());
+            }
+        }
         let compress = remote.compresses() && worth_compressing(&parts).unwrap_or(false);
         // The listing of a folder first: by it a server checks what follows.
         if object.kind == ObjectKind::Tree {

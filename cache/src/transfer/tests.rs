@@ -1,3 +1,5 @@
+mod links;
+
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,7 +9,7 @@ use camino::Utf8PathBuf;
 use super::{Outputs, Progress, Pulled, What};
 use crate::error::StoreError;
 use crate::object::ObjectRef;
-use crate::remote::{Listed, OpenRemote, Remote};
+use crate::remote::{Listed, OpenRemote, Remote, RemoteOptions};
 use crate::test_support::{Fixture, key, record};
 use crate::{Digest, Record, SigningKey, Trust};
 
@@ -62,7 +64,7 @@ impl Lab {
         let (ours, theirs) = (Fixture::new(), Fixture::new());
         let folder = ours.root.join("lab");
         for f in [&ours, &theirs] {
-            f.store.add_remote("lab", folder.as_str(), false).unwrap();
+            f.store.add_remote("lab", folder.as_str(), RemoteOptions::default()).unwrap();
         }
         Self { ours, theirs, folder }
     }
@@ -189,16 +191,24 @@ fn what_is_left_of_something_else_does_no_harm() {
             let path = folder.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, left).unwrap();
-            let mut got = lab.theirs.store.fetch(&Lab::remote(&lab.theirs), &object, &|_| ());
+            // Copied, and not linked.
+            let remote = Lab::wire(&lab.theirs, false, i64::MAX);
+            let mut got = lab.theirs.store.fetch(&remote, &object, &|_| ());
             if got.is_err() {
                 // Its beginning was not ours: thrown away, and fetched anew.
-                got = lab.theirs.store.fetch(&Lab::remote(&lab.theirs), &object, &|_| ());
+                got = lab.theirs.store.fetch(&remote, &object, &|_| ());
             }
             assert!(got.unwrap());
             assert_eq!(lab.theirs.store.verify_object(&object), Ok(()));
             lab.theirs.store.set_aside(&object).unwrap();
         }
     }
+}
+
+/// Puts other bytes in the place of a file that is read-only.
+fn overwrite(path: impl AsRef<camino::Utf8Path>, bytes: impl AsRef<[u8]>) {
+    std::fs::remove_file(path.as_ref()).unwrap();
+    std::fs::write(path.as_ref(), bytes).unwrap();
 }
 
 /// Pushes an object under `compresses`, lets `tamper` change files of the remote, and says why pulling is refused.
@@ -227,10 +237,10 @@ fn a_malicious_remote_changes_nothing() {
     let raw = |lab: &Lab, object: &ObjectRef| lab.folder.join(super::object_name(object));
     let zst = |lab: &Lab, object: &ObjectRef| Utf8PathBuf::from(format!("{}.zst", raw(lab, object)));
     let why = refusal(false, false, |lab, object| {
-        std::fs::write(raw(lab, object), vec![0; usize::try_from(object.bytes).unwrap()]).unwrap();
+        overwrite(raw(lab, object), vec![0; usize::try_from(object.bytes).unwrap()]);
     });
     assert!(why.contains("do not match its digest"), "{why}");
-    let why = refusal(false, false, |lab, object| std::fs::write(raw(lab, object), b"short").unwrap());
+    let why = refusal(false, false, |lab, object| overwrite(raw(lab, object), b"short"));
     assert!(why.contains("5 bytes instead of"), "{why}");
     let why = refusal(false, false, |lab, object| {
         std::fs::remove_file(raw(lab, object)).unwrap();
@@ -245,13 +255,13 @@ fn a_malicious_remote_changes_nothing() {
         encoder.finish().unwrap()
     };
     for tree in [false, true] {
-        let why = refusal(true, tree, |lab, object| std::fs::write(zst(lab, object), bomb()).unwrap());
+        let why = refusal(true, tree, |lab, object| overwrite(zst(lab, object), bomb()));
         assert!(why.contains("more bytes came") || why.contains("do not match"), "{why}");
     }
     let why = refusal(true, true, |lab, object| {
         let listing = lab.folder.join(super::listing_name(&object.digest));
         let text = std::fs::read_to_string(&listing).unwrap().replace("deep/b", "../../b");
-        std::fs::write(listing, text).unwrap();
+        overwrite(listing, text);
     });
     assert!(why.contains("is not the listing"), "{why}");
     let why = refusal(false, true, |lab, object| {
@@ -387,8 +397,8 @@ fn remotes_are_probed_and_remembered() {
     assert!(gone.contains("is it mounted?"), "{gone}");
     lab.ours.store.remove_remote("lab").unwrap();
     assert!(lab.ours.store.remotes().unwrap().is_empty());
-    assert!(lab.ours.store.add_remote("../x", "/tmp", false).is_err());
-    assert!(lab.ours.store.add_remote("x", "gopher://host/x", false).is_err());
+    assert!(lab.ours.store.add_remote("../x", "/tmp", RemoteOptions::default()).is_err());
+    assert!(lab.ours.store.add_remote("x", "gopher://host/x", RemoteOptions::default()).is_err());
 }
 
 #[test]

@@ -12,6 +12,9 @@ const THREADS: usize = 6;
 /// How often a transfer is tried that a connection ended.
 const TRIES: u32 = 4;
 
+/// Told how many more bytes of objects have gone.
+pub(super) type Count<'c> = &'c (dyn Fn(u64) + Sync);
+
 /// How far a push or pull is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sepia_cache::{Digest, ObjectRef, OpenMode, Record, RecordOutput, Store, StoreError, What, hash_output};
+use sepia_cache::{
+    Digest, ObjectRef, OpenMode, Record, RecordOutput, RemoteOptions, Store, StoreError, What, hash_output,
+};
 
 use crate::support::bare_record;
 
@@ -138,7 +140,11 @@ fn work(role: &str) -> Result<(), StoreError> {
     let (what, name) = role.split_once(' ').unwrap_or((role, role));
     let store = Store::open(&root.join(name), OpenMode::Create)?;
     if store.remotes()?.is_empty() {
-        store.add_remote("lab", &std::env::var(URL).unwrap(), true)?;
+        store.add_remote(
+            "lab",
+            &std::env::var(URL).unwrap(),
+            RemoteOptions { trust: true, ..RemoteOptions::default() },
+        )?;
     }
     let push = || store.push(&store.open_remote(None)?, &What::default(), &|_| ());
     match what {

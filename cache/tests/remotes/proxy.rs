@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What is wrong with the server.
@@ -17,31 +19,40 @@ pub(crate) enum Fault {
 
 /// Starts a proxy before a port, and returns its own. It goes with the process.
 pub(crate) fn start(fault: Fault, port: u16) -> u16 {
+    start_counting(fault, port).0
+}
+
+/// The same, and counts the bytes of all answers.
+pub(crate) fn start_counting(fault: Fault, port: u16) -> (u16, Arc<AtomicU64>) {
+    let count = Arc::new(AtomicU64::new(0));
+    let counts = Arc::clone(&count);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.unwrap();
+            let counts = Arc::clone(&counts);
             std::thread::spawn(move || {
                 let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
                 let (back_from, back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                std::thread::spawn(move || copy(fault, back_from, back_to));
+                std::thread::spawn(move || copy(fault, back_from, back_to, &counts));
                 let _ = requests(fault, &client, &server);
                 let _ = server.shutdown(Shutdown::Both);
                 let _ = client.shutdown(Shutdown::Both);
             });
         }
     });
-    own
+    (own, count)
 }
 
 /// Answers, as they come.
-fn copy(fault: Fault, mut from: TcpStream, mut to: TcpStream) {
+fn copy(fault: Fault, mut from: TcpStream, mut to: TcpStream, counts: &AtomicU64) {
     let mut piece = vec![0; 64 << 10];
     while let Ok(n) = from.read(&mut piece)
         && n > 0
         && to.write_all(&piece[..n]).is_ok()
     {
+        counts.fetch_add(n as u64, Ordering::SeqCst);
         if fault == Fault::Slow {
             std::thread::sleep(Duration::from_millis(5));
         }

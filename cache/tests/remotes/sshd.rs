@@ -17,10 +17,11 @@ const LARGE: usize = 96 << 20;
 /// The client's configuration of a running sshd.
 fn sshd() -> Option<&'static Utf8Path> {
     static SSHD: OnceLock<Option<Utf8PathBuf>> = OnceLock::new();
-    SSHD.get_or_init(start).as_deref()
+    SSHD.get_or_init(|| start("")).as_deref()
 }
 
-fn start() -> Option<Utf8PathBuf> {
+/// Starts one, with this command as its sftp server.
+fn start(sftp: &str) -> Option<Utf8PathBuf> {
     if Command::new("sh")
         .args(["-c", "command -v sshd || test -x /usr/sbin/sshd"])
         .output()
@@ -32,7 +33,7 @@ fn start() -> Option<Utf8PathBuf> {
     let folder = Utf8PathBuf::from_path_buf(tempfile::tempdir().unwrap().keep()).unwrap();
     let services = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/services");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let up = Command::new(services.join("ssh-up.sh")).arg(&folder).arg(port.to_string()).output().unwrap();
+    let up = Command::new(services.join("ssh-up.sh")).arg(&folder).arg(port.to_string()).arg(sftp).output().unwrap();
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     // It goes with this process, however that ends.
     let watch = format!(
@@ -167,6 +168,7 @@ fn bytes_that_were_changed_there_are_refused_here() {
     let path = lab.root.join(format!("lab/objects/{}/{}", &hex[..2], &hex[2..]));
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[2 << 20] ^= 1;
+    std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, bytes).unwrap();
     let error = lab.run("fetch theirs").unwrap_err();
     assert!(error.contains("do not match its digest (nothing was changed)"), "{error}");
@@ -189,4 +191,53 @@ fn hosts_without_sepia_or_without_us_are_told_apart() {
     Command::new("chmod").args(["+x", rubbish.as_str()]).status().unwrap();
     let no_sepia = at(format!("ssh://ci-host{}/lab?sepia={rubbish}", lab.root));
     assert!(no_sepia.contains("no Sepia answered, but: hello"), "{no_sepia}");
+}
+
+/// A lab behind an sshd on a host without Sepia.
+fn sftp_lab() -> Option<Lab> {
+    let lab = Lab::new("{}");
+    let program = ["/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server", "/usr/libexec/openssh/sftp-server"];
+    let Some(program) = program.into_iter().find(|path| Utf8Path::new(path).exists()) else {
+        eprintln!("sftp-server is not installed: its test is skipped (apt-get install openssh-sftp-server)");
+        return None;
+    };
+    let script = lab.root.join("sftp");
+    let text = format!("#!/bin/sh\necho $$ >> {}/servers\nexec {program}\n", lab.root);
+    std::fs::write(&script, text).unwrap();
+    Command::new("chmod").args(["+x", script.as_str()]).status().unwrap();
+    let ssh = format!("ssh -F {}", start(script.as_str())?);
+    let url = format!("ssh://ci-host{}/lab?sepia=/no/such/sepia", lab.root);
+    Some(Lab { url, ..lab }.with("SEPIA_SSH", ssh))
+}
+
+#[test]
+fn a_host_without_sepia_is_reached_over_its_sftp() {
+    let Some(lab) = sftp_lab() else { return };
+    produce_large(&lab.store("ours"), LARGE);
+    let push = lab.start("send ours");
+    wait_for(|| (uploaded(&lab) > 1 << 20).then_some(()));
+    let first = servers(&lab);
+    signal(&first, Signal::KILL);
+    assert_eq!(Lab::end(push), Ok(()));
+    assert!(servers(&lab).len() > first.len(), "it was started again");
+    let way = lab.store("ours").remotes().unwrap().remove(0).probe.way;
+    assert_eq!(way, Some(sepia_cache::Way::Sftp));
+    // A client that is killed leaves what it has got, and goes on from there.
+    let mut pull = lab.start("fetch theirs");
+    wait_for(|| (downloaded(&lab, "theirs") > 4 << 20).then_some(()));
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    assert!(downloaded(&lab, "theirs") > 4 << 20);
+    let pull = lab.start("fetch theirs");
+    wait_for(|| (downloaded(&lab, "theirs") > 8 << 20).then_some(()));
+    signal(&servers(&lab), Signal::KILL);
+    assert_eq!(Lab::end(pull), Ok(()));
+    assert_eq!(lab.all_of("theirs"), 1);
+    assert_eq!(uploaded(&lab), 0, "nothing hidden is left");
+}
+
+#[test]
+fn twenty_who_push_at_once_over_sftp_lose_nothing() {
+    let Some(lab) = sftp_lab() else { return };
+    lab.crowd();
 }

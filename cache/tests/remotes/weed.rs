@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::{EACH, Lab, PUSHERS, produce, produce_large, wait_for};
+use crate::lab::{EACH, Lab, PUSHERS, largest, produce, produce_large, wait_for};
 use crate::proxy::{self, Fault};
 
 /// Several parts of an upload.
@@ -141,6 +141,39 @@ fn a_server_that_is_killed_gets_only_the_missing_parts_afterwards() {
     assert_eq!(lab.run("fetch theirs"), Ok(()));
     assert!(lab.store("theirs").present(&object));
     assert_eq!(lab.all_of("theirs"), 2);
+}
+
+#[test]
+fn a_pull_that_was_killed_fetches_only_what_is_missing() {
+    let Some(weed) = Weed::start() else { return };
+    let (port, counted) = proxy::start_counting(Fault::Slow, weed.port);
+    let lab = weed.lab(port, 60);
+    let object = produce_large(&lab.store("ours"), LARGE);
+    let quick = Lab { url: lab.url.replace(&format!(":{port}"), &format!(":{}", weed.port)), ..weed.lab(port, 60) };
+    let quick = Lab { root: lab.root.clone(), ..quick };
+    assert_eq!(quick.run("send ours"), Ok(()));
+    let downloaded = || largest(&lab.root.join("theirs/cache/incoming"), &|name| name == "data" || name == "wire");
+    let mut there = 0;
+    for kill_server in [false, true] {
+        let mut pull = lab.start("fetch theirs");
+        there = wait_for(|| Some(downloaded()).filter(|now| *now >= there + (12 << 20)));
+        if kill_server {
+            weed.signal(Signal::KILL);
+            Lab::end(pull).unwrap_err();
+            wait_for(|| weed.up().then_some(()));
+        } else {
+            pull.kill().unwrap();
+            pull.wait().unwrap();
+        }
+        assert!(downloaded() >= there && !lab.store("theirs").present(&object));
+        there = downloaded();
+    }
+    counted.store(0, Ordering::SeqCst);
+    assert_eq!(lab.run("fetch theirs"), Ok(()));
+    assert_eq!(lab.all_of("theirs"), 1);
+    // Beside the object, records and answers to questions go over the line: less than a piece of it.
+    let (came, missing) = (counted.load(Ordering::SeqCst), LARGE as u64 - there);
+    assert!(came < missing + (4 << 20), "{came} bytes came, {missing} were missing");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `sepia remote`.
 
+use sepia_cache::{Links, RemoteOptions, Way};
 use serde_json::json;
 
 use super::{
@@ -10,8 +11,9 @@ use super::{
 
 pub(super) fn remote(global: &Global, args: &args::Remote) -> Result<Exit, Failure> {
     match &args.what {
-        RemoteCommand::Add { name, url, trust } => {
-            let config = project::make_store(global)?.add_remote(name, url, *trust)?;
+        RemoteCommand::Add { name, url, trust, copy } => {
+            let options = RemoteOptions { trust: *trust, copy: *copy };
+            let config = project::make_store(global)?.add_remote(name, url, options)?;
             let probe = config.probe;
             let mut text = format!("added {name}: {}\n", config.url);
             let facts = [
@@ -21,6 +23,27 @@ pub(super) fn remote(global: &Global, args: &args::Remote) -> Result<Exit, Failu
             ];
             for (is_so, what) in facts {
                 text.push_str(&format!("  {} {what}\n", if is_so { "yes" } else { "no " }));
+            }
+            match probe.way {
+                Some(Way::Serve) => text.push_str("  yes has Sepia there: both sides hash\n"),
+                Some(Way::Sftp) => {
+                    text.push_str(
+                        "  no  Sepia there: goes over its sftp, and what is pushed is checked when it is pulled\n",
+                    );
+                }
+                None => {}
+            }
+            if let Some(links) = probe.links {
+                let how = match (links, copy) {
+                    (_, true) => "could share files with the store, and will copy them (`--copy`)",
+                    (Links::Clone, false) => {
+                        "shares the blocks of files with the store: nothing is copied until it changes"
+                    }
+                    (Links::HardLink, false) => {
+                        "shares files with the store (hard links): no second copy on the disk; `--copy` makes one"
+                    }
+                };
+                text.push_str(&format!("  yes {how}\n"));
             }
             output::data(&text);
             if !probe.lists_after_write {

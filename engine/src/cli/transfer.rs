@@ -19,11 +19,11 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
     let store = project::existing_store(global, None)?;
     trust::sign(&store)?;
     let (remote, words) = remote_and_rest(&store, &args.words)?;
-    let what = what(&store, &words, &[], &[], outputs(args.results_only, args.models))?;
-    let teller = Teller::new(global, args.format, "pushing", "to", &remote);
+    let what = what(&store, &words, &[], &[], outputs(&args.transfer))?;
+    let teller = Teller::new(global, args.transfer.format, "pushing", "to", &remote);
     let pushed = store.push(&remote, &what, &|progress| teller.progress(progress))?;
     teller.end();
-    if args.format == Format::Json {
+    if args.transfer.format == Format::Json {
         output::line(&json!({
             "event": "pushed", "remote": remote.config.name, "records": pushed.records, "runs": pushed.runs,
             "outputs": pushed.objects, "bytes": pushed.bytes, "known_outputs": pushed.known_objects,
@@ -39,7 +39,7 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
         bytes(pushed.bytes)
     );
     if pushed.known_objects > 0 {
-        text.push_str(&format!(" ({} were there)", count(pushed.known_objects, "output")));
+        text.push_str(&format!(" ({} there already)", count(pushed.known_objects, "output")));
     }
     if pushed.absent > 0 {
         text.push_str(&format!("; {} not here to be pushed", count(pushed.absent, "output")));
@@ -53,11 +53,11 @@ pub(super) fn pull(global: &Global, args: &args::Pull) -> Result<Exit, Failure> 
     let remote = store.open_remote(args.remote.as_deref())?;
     // Which run is meant may only be known once its records are here.
     let merged = store.pull_records(&remote)?;
-    let what = what(&store, &[], &args.run, &args.node, outputs(args.results_only, args.models))?;
-    let teller = Teller::new(global, args.format, "pulling", "from", &remote);
+    let what = what(&store, &[], &args.run, &args.node, outputs(&args.transfer))?;
+    let teller = Teller::new(global, args.transfer.format, "pulling", "from", &remote);
     let pulled = store.pull(&remote, &what, &|progress| teller.progress(progress))?;
     teller.end();
-    if args.format == Format::Json {
+    if args.transfer.format == Format::Json {
         output::line(&json!({
             "event": "pulled", "remote": remote.config.name, "records": merged.records, "runs": merged.runs,
             "outputs": pulled.objects, "bytes": pulled.bytes, "absent_outputs": pulled.absent,
@@ -118,8 +118,8 @@ impl Teller {
     }
 }
 
-fn outputs(results_only: bool, models: bool) -> Outputs {
-    match (results_only, models) {
+fn outputs(transfer: &args::Transfer) -> Outputs {
+    match (transfer.results_only, transfer.models) {
         (true, _) => Outputs::None,
         (_, true) => Outputs::Models,
         _ => Outputs::All,

@@ -7,9 +7,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
-use crate::stage::{CommandParams, Job, command::substitute};
+use crate::stage::{
+    CommandParams, Job,
+    command::{place_of, substitute},
+};
 
 /// Variables that nearly every program needs; all others are declared.
 const PASSED: &[&str] = &["PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ"];
@@ -103,8 +106,19 @@ fn locate(program: &str, work: &Utf8Path) -> PathBuf {
 fn copy_files(params: &CommandParams, work: &Utf8Path) -> Result<Vec<Utf8PathBuf>, CannotPrepare> {
     let mut copied = Vec::new();
     for file in params.files.files() {
-        let place = work.join(&file.written);
+        let place = work.join(place_of(&file.written));
         let target = if file.name.is_empty() { place } else { place.join(&file.name) };
+        // The check of the parameters has seen to the first; that nothing is written elsewhere is worth a second look.
+        let leaves = |path: &Utf8Path| path.components().any(|part| part == Utf8Component::ParentDir);
+        let wrong = if !target.starts_with(work) || leaves(&target) {
+            Some("has no place in the working folder")
+        } else {
+            target.symlink_metadata().is_ok().then_some("would arrive under a name that another file has")
+        };
+        if let Some(why) = wrong {
+            let message = format!("`{}` {why}", file.path);
+            return Err(CannotPrepare { message, param: Some("files".to_owned()) });
+        }
         if let Some(parent) = target.parent() {
             fs_err::create_dir_all(parent)?;
         }

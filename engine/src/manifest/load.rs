@@ -16,7 +16,16 @@ const MAX_FOUND: usize = 100;
 pub type Loader<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 
 /// The places of a kind's parameters that name files, keys from the outside in, `*` for any key.
-pub type PathParams<'a> = &'a dyn Fn(&str) -> Vec<Vec<String>>;
+pub type PathParams<'a> = &'a dyn Fn(&str) -> Vec<PathParam>;
+
+/// A parameter that names files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathParam {
+    /// Keys from the outside in, `*` for the names of a map.
+    pub keys: Vec<String>,
+    /// The names of the files count, and not only what is in them.
+    pub named: bool,
+}
 
 /// What the caller chooses beside the text of the manifest.
 #[derive(Clone, Copy, Default)]

@@ -61,7 +61,7 @@ mod tests;
 
 pub(crate) use field::MAX_SUGGESTIONS;
 pub use format::format;
-pub use load::{Load, Loader, PathParams};
+pub use load::{Load, Loader, PathParam, PathParams};
 pub(crate) use misfit::{Owner, misfit, unknown_field};
 pub use stage::RESERVED;
 pub use sweep::MAX_NODES;

@@ -3,12 +3,15 @@
 //! Each value knows the text that it stands in. Once everything is merged, the paths that come from a text in another
 //! folder are written as seen from the folder of the manifest that is run: so a base can be used from anywhere, and
 //! what `plan --resolved` prints means the same. Which parameters are paths is asked of the caller, who knows the kinds.
+//!
+//! Where the name of a file counts too, since it is copied under that name, it is what follows a `/./`: `x.py` of a base in
+//! `../shared` becomes `../shared/./x.py`, as rsync has it (`--relative`).
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
-use super::load::PathParams;
+use super::load::{PathParam, PathParams};
 use crate::{
     diagnostic::Sources,
     value::{Table, Value, ValueKind},
@@ -33,11 +36,13 @@ pub(super) fn apply(
     let Some((_, Value { kind: ValueKind::Table(stages), .. })) = stages.filter(|_| !prefixes.is_empty()) else {
         return;
     };
-    let mut known: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Vec<PathParam>> = BTreeMap::new();
     for (_, stage) in &mut stages.entries {
         let ValueKind::Table(stage) = &mut stage.kind else { continue };
         let Some(kind) = stage.get("kind").and_then(Value::as_str).map(ToOwned::to_owned) else { continue };
         for path in known.entry(kind.clone()).or_insert_with(|| paths(&kind)) {
+            let prefixes = Prefixes { of: &prefixes, named: path.named };
+            let path = &path.keys;
             in_table(stage, path, &prefixes);
             // An axis over it is a list of what it may be.
             if let Some((_, Value { kind: ValueKind::Table(matrix), .. })) =
@@ -50,7 +55,13 @@ pub(super) fn apply(
     }
 }
 
-fn in_table(table: &mut Table, path: &[String], prefixes: &BTreeMap<u16, Utf8PathBuf>) {
+/// How the folders of texts are reached, for one parameter.
+struct Prefixes<'a> {
+    of: &'a BTreeMap<u16, Utf8PathBuf>,
+    named: bool,
+}
+
+fn in_table(table: &mut Table, path: &[String], prefixes: &Prefixes<'_>) {
     let Some((name, rest)) = path.split_first() else { return };
     for (key, value) in &mut table.entries {
         if name == "*" || key.name == *name {
@@ -63,12 +74,19 @@ fn in_table(table: &mut Table, path: &[String], prefixes: &BTreeMap<u16, Utf8Pat
     }
 }
 
-fn in_value(value: &mut Value, prefixes: &BTreeMap<u16, Utf8PathBuf>) {
+fn in_value(value: &mut Value, prefixes: &Prefixes<'_>) {
     match &mut value.kind {
         ValueKind::String(path) => {
-            if let Some(prefix) = prefixes.get(&value.span.source) {
+            if let Some(prefix) = prefixes.of.get(&value.span.source) {
                 let folder = path.ends_with('/');
-                let mut joined = normal(&prefix.join(&*path)).into_string();
+                let stays = Utf8Path::new(&*path)
+                    .components()
+                    .all(|part| matches!(part, Utf8Component::Normal(_) | Utf8Component::CurDir));
+                let mut joined = if prefixes.named && stays {
+                    format!("{}/./{}", normal(prefix), normal(Utf8Path::new(&*path)))
+                } else {
+                    normal(&prefix.join(&*path)).into_string()
+                };
                 if folder && !joined.ends_with('/') {
                     joined.push('/');
                 }
@@ -136,17 +154,22 @@ mod tests {
 
     #[test]
     fn only_paths_of_the_base_are_rewritten() {
-        let files = |path: &str| match path {
+        let files = |path: &str| {
+            match path {
             "shared/base.toml" => Ok("[stages.corpus]\nkind = \"text\"\nfiles = [\"a.txt\", \"more/\", \"/abs\"]\n\
-                                      note = \"a.txt\"\ntokenizer = { path = \"t.json\" }\ndata = { x = \"x.txt\" }\n\
+                                      note = \"a.txt\"\nscripts = [\"s.py\", \"./lib/\", \"../s.py\", \"/s.py\"]\ntokenizer = { path = \"t.json\" }\ndata = { x = \"x.txt\" }\n\
                                       matrix = { \"data.y\" = [\"y.txt\", \"../z.txt\"] }\n"
                 .to_owned()),
             other => Err(format!("no {other}")),
+        }
         };
         let paths = |kind: &str| {
             assert_eq!(kind, "text");
-            [&["files"][..], &["tokenizer", "path"], &["data", "*"], &["data", "y"]]
-                .map(|path| path.iter().map(|one| (*one).to_owned()).collect())
+            [&["files"][..], &["tokenizer", "path"], &["data", "*"], &["data", "y"], &["scripts"]]
+                .map(|path| PathParam {
+                    keys: path.iter().map(|one| (*one).to_owned()).collect(),
+                    named: path == ["scripts"],
+                })
                 .to_vec()
         };
         let load = Load {
@@ -160,6 +183,7 @@ mod tests {
         for part in [
             "files = [\"../shared/a.txt\", \"../shared/more/\", \"/abs\"]",
             "note = \"a.txt\"",
+            "scripts = [\"../shared/./s.py\", \"../shared/./lib/\", \"../s.py\", \"/s.py\"]",
             "tokenizer = { path = \"../shared/t.json\" }",
             "x = \"../shared/x.txt\"",
             "own = \"own.txt\"",

@@ -3,7 +3,10 @@
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
-use crate::stage::Registry;
+use crate::{
+    manifest::PathParam,
+    stage::{Command, Registry, Stage as _},
+};
 
 /// The definitions of types that are files outside the store, see `stage::input_files`.
 const FILE_TYPES: [&str; 2] = ["#/$defs/InputFiles", "#/$defs/InputFile"];
@@ -13,14 +16,16 @@ const MAX_DEPTH: usize = 8;
 
 /// The places of a kind's parameters that name files: keys from the outside in, `*` for the names of a map.
 #[must_use]
-pub fn path_params(registry: Registry, kind: &str) -> Vec<Vec<String>> {
+pub fn path_params(registry: Registry, kind: &str) -> Vec<PathParam> {
     let Some(entry) = registry.get(kind) else { return Vec::new() };
     let schema = (entry.params_schema)(&mut SchemaGenerator::default()).to_value();
     let mut found = Vec::new();
     walk(&schema, &schema, &mut Vec::new(), &mut found);
     found.sort_unstable();
     found.dedup();
-    found
+    // Only there do files arrive under their names.
+    let named = |keys: &[String]| kind == Command::KIND && keys == ["files"];
+    found.into_iter().map(|keys| PathParam { named: named(&keys), keys }).collect()
 }
 
 fn walk(schema: &Value, root: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
@@ -51,7 +56,7 @@ fn walk(schema: &Value, root: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{Command, StageEntry};
+    use crate::stage::StageEntry;
 
     static ENTRIES: &[StageEntry] = &[Command::entry()];
 
@@ -60,7 +65,10 @@ mod tests {
         let registry = Registry::new(ENTRIES);
         assert_eq!(
             path_params(registry, "command"),
-            [vec!["data".to_owned(), "*".to_owned()], vec!["files".to_owned()]]
+            [
+                PathParam { keys: vec!["data".to_owned(), "*".to_owned()], named: false },
+                PathParam { keys: vec!["files".to_owned()], named: true }
+            ]
         );
         assert!(path_params(registry, "nothing").is_empty());
     }

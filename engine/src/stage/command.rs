@@ -4,13 +4,13 @@
 //! and data files (by absolute path, through placeholders), and a small environment. Afterwards exactly the declared
 //! outputs must exist there, and nothing else. So what it read and wrote is what its key says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Check, InputFiles, NoKnobs, Stage, StageContext, StageEntry, StageError, Written};
+use super::{Check, InputFiles, NoKnobs, Stage, StageContext, StageEntry, StageError, Written, is_pattern};
 
 /// Runs a program: your own script beside the built-in stages.
 ///
@@ -72,17 +72,25 @@ impl Stage for Command {
                 );
             }
         }
+        let mut taken = BTreeSet::new();
         for written in params.files.written() {
             let path = match written {
                 // What is fetched is copied under the name it has in the URL.
                 Written::Url(remote) => remote.file_name(),
-                Written::Path(path) => path,
+                Written::Path(path) => place_of(path),
             };
+            if !taken.insert(Utf8Path::new(path)) && !is_pattern(path) {
+                check.problem(
+                    "files",
+                    format!("two files would arrive in the working folder as {path:?}"),
+                    "give one of them another name",
+                );
+            }
             if let Some(why) = outside(path) {
                 check.problem(
                     "files",
                     format!("{path:?} {why}, so it has no place in the working folder"),
-                    "name it under `data`, and use `${data.NAME}`",
+                    "name it under `data`, and use `${data.NAME}`; or write `/./` before what is to be its name: `../lib/./x.py`",
                 );
             }
         }
@@ -146,6 +154,16 @@ fn check_placeholder(placeholder: &str, params: &CommandParams, check: &mut Chec
 }
 
 /// Why a path does not stay inside the folder it is relative to.
+/// Where a file or folder goes below the working folder: where it lies below the manifest's, or what follows a `/./`, which
+/// paths of a base in another folder have.
+pub(crate) fn place_of(written: &str) -> &str {
+    match written.rsplit_once("/./") {
+        Some((_, name)) => name,
+        // What is left of a pattern.
+        None => written.strip_suffix("/.").map_or(written, |_| ""),
+    }
+}
+
 fn outside(path: &str) -> Option<&'static str> {
     let path = Utf8Path::new(path);
     if path.as_str().is_empty() {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::connection::{Transport, printable};
+use super::line::{Transport, printable};
 use super::place::Place;
 
 /// How long a program that has closed its output may take to end.
@@ -18,9 +18,28 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How much of what it says is kept.
 const SAID: usize = 4 << 10;
 
+/// What is started at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Far {
+    /// Sepia.
+    Serve,
+    /// The sftp server of the host's sshd.
+    Sftp,
+}
+
+/// There is no Sepia on the host.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoProgram(String);
+
+/// Whether an error says that there is no Sepia on the host.
+pub(super) fn is_no_program(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NoProgram>())
+}
+
 /// Starts `ssh` with the server of a place at the other end.
-pub(super) fn dial(place: &Place) -> io::Result<Transport> {
-    let mut command = ssh_to(place, std::env::var("SEPIA_SSH").ok().as_deref());
+pub(super) fn dial(place: &Place, far: Far) -> io::Result<Transport> {
+    let mut command = ssh_to(place, far, std::env::var("SEPIA_SSH").ok().as_deref());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A Ctrl-C is ours to handle: what is being transferred may come to a good end.
     command.process_group(0);
@@ -54,7 +73,7 @@ pub(super) fn dial(place: &Place) -> io::Result<Transport> {
     })
 }
 
-fn ssh_to(place: &Place, program: Option<&str>) -> Command {
+fn ssh_to(place: &Place, far: Far, program: Option<&str>) -> Command {
     let mut words = program.unwrap_or_default().split_whitespace();
     let mut command = Command::new(words.next().unwrap_or("ssh"));
     command.args(words).args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]);
@@ -64,7 +83,10 @@ fn ssh_to(place: &Place, program: Option<&str>) -> Command {
         command.args(["-p", &port.to_string()]);
     }
     // A place's host never begins with a `-`.
-    command.arg(&place.host).arg(format!("{} serve --stdio", place.program()));
+    match far {
+        Far::Serve => command.arg(&place.host).arg(format!("{} serve --stdio", place.program())),
+        Far::Sftp => command.args(["-s", &place.host, "sftp"]),
+    };
     command
 }
 
@@ -119,6 +141,9 @@ fn explain(place: &Place, code: Option<i32>, said: &str) -> Option<io::Error> {
     let said = printable(said.trim());
     let host = &place.host;
     let port = place.port.map(|port| format!(" -P {port}")).unwrap_or_default();
+    if said.contains("subsystem request failed") {
+        return Some(io::Error::other(format!("the sshd on {host} offers no sftp ({said})")));
+    }
     let text = match code {
         Some(126 | 127) => format!(
             "there is no `{}` on {host} ({said}); copy it there (`scp{port} \"$(command -v sepia)\" {host}:` is enough) and say where it is: `?sepia=~/sepia` after the address",
@@ -135,6 +160,9 @@ fn explain(place: &Place, code: Option<i32>, said: &str) -> Option<io::Error> {
         _ if !said.is_empty() => format!("the server on {host} ended: {said}"),
         _ => return None,
     };
+    if matches!(code, Some(126 | 127)) {
+        return Some(io::Error::other(NoProgram(text)));
+    }
     // What may pass is tried again, and what it says is kept.
     let passing = code == Some(255) && !said.contains("Permission denied") && !said.contains("resolve");
     Some(io::Error::new(if passing { io::ErrorKind::ConnectionReset } else { io::ErrorKind::Other }, text))
@@ -148,7 +176,7 @@ mod tests {
     fn the_user_s_own_ssh_is_asked_for_no_terminal() {
         let place = Place::parse("me@host:2222/data/lab?sepia=/opt/my sepia").unwrap();
         let words = |program| {
-            let command = ssh_to(&place, program);
+            let command = ssh_to(&place, Far::Serve, program);
             let words = std::iter::once(command.get_program()).chain(command.get_args());
             words.map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
@@ -156,6 +184,9 @@ mod tests {
                       me@host '/opt/my sepia' serve --stdio";
         assert_eq!(words(None), format!("ssh {common}"));
         assert_eq!(words(Some("/usr/bin/ssh -F my_config")), format!("/usr/bin/ssh -F my_config {common}"));
+        let sftp = ssh_to(&place, Far::Sftp, None);
+        let last: Vec<_> = sftp.get_args().skip(9).collect();
+        assert_eq!(last, ["-p", "2222", "-s", "me@host", "sftp"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::printable;
+use super::line::printable;
 use crate::digest::Digest;
 
 /// The protocol of this code.

@@ -84,6 +84,7 @@ fn tell(output: &Mutex<impl Write>, id: u32, answer: &Answer, body: &[u8]) -> io
 }
 
 struct Upload {
+    name: String,
     partial: Partial,
     promise: Promise,
 }
@@ -139,12 +140,14 @@ impl Server {
                 Answer::Done
             }
             Ask::Publish { upload } => {
-                let Upload { partial, promise } = self.uploads.remove(&upload).ok_or_else(|| no_upload(upload))?;
+                let Upload { name, partial, promise } =
+                    self.uploads.remove(&upload).ok_or_else(|| no_upload(upload))?;
                 if let Err(error) = promise.keep() {
                     partial.leave(&error);
                     return Err(error);
                 }
                 partial.publish()?;
+                folder.placed(&name)?;
                 Answer::Done
             }
             Ask::Leave { upload, keep } => {
@@ -183,7 +186,7 @@ impl Server {
             return Err(invalid("too many uploads at once"));
         }
         let promise = || Promise::of(name, |name| small(folder, name));
-        let mut new = Upload { promise: promise()?, partial: folder.upload(name)? };
+        let mut new = Upload { name: name.to_owned(), promise: promise()?, partial: folder.upload(name)? };
         let mut hasher = blake3::Hasher::new();
         let seen = new.partial.read_there(&mut |bytes| {
             hasher.update(bytes);

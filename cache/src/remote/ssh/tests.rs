@@ -4,13 +4,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use super::connection::Transport;
+use super::line::Transport;
 use super::place::Place;
 use super::protocol::{Ask, Greeting};
 use super::*;
 use crate::layout::Layout;
 use crate::remote::config::RemoteConfig;
-use crate::remote::{OpenRemote, connect};
+use crate::remote::{OpenRemote, RemoteOptions, connect};
 use crate::test_support::{Fixture, record};
 use crate::{Digest, StoreError, What};
 
@@ -87,7 +87,7 @@ fn whole(folder: &str) -> SshRemote {
 /// A store with the remote `lab`, which is `folder` reached over a connection.
 fn over(f: &Fixture, folder: &str, remote: SshRemote) -> OpenRemote {
     if f.store.remotes().unwrap().is_empty() {
-        f.store.add_remote("lab", folder, true).unwrap();
+        f.store.add_remote("lab", folder, RemoteOptions { trust: true, ..RemoteOptions::default() }).unwrap();
     }
     let config: RemoteConfig = f.store.remotes().unwrap().remove(0);
     OpenRemote { remote: Arc::new(remote), config }
@@ -330,7 +330,7 @@ fn addresses_that_cannot_be_are_refused_at_once() {
         ("ssh://-oProxyCommand=x/data", "is no host"),
         ("ssh://host/data?sepai=x", "known are sepia, timeout"),
     ] {
-        match connect(url, camino::Utf8Path::new("/none")) {
+        match connect(url, camino::Utf8Path::new("/none"), None) {
             Err(StoreError::Remote { why: found, .. }) => assert!(found.contains(why), "{found}"),
             _ => panic!("{url}"),
         }

@@ -14,6 +14,7 @@ pub(in crate::cli) use self::{
     run::{Attach, Chosen, Devices, ExecutorArg, Plan, Run},
     share::{
         Divergences, Export, Import, Key, KeyCommand, Merge, Pull, Push, Remote, RemoteCommand, Reproduce, Serve, Tag,
+        Transfer,
     },
     store::{Cache, CacheCommand, Gc},
 };

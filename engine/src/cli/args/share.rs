@@ -80,9 +80,10 @@ pub(in crate::cli) struct Tag {
 
 const REMOTE_HELP: &str = "\
 Where it is:
-  /mnt/share/sepia                  a folder that all can reach
-  ssh://[user@]host[:port]/path     a folder on a host that has Sepia; `/~/path` is below your home there. Your own ssh is
-                                    used, or what SEPIA_SSH says (`ssh -F config`); it must not have to ask you anything
+  /mnt/share/sepia                  a folder that all can reach; on the store's own disk, files are shared (see `--copy`)
+  ssh://[user@]host[:port]/path     a folder on a host, by the Sepia there or else over sftp; `/~/path` is below your home
+                                    there. Your own ssh is used, or what SEPIA_SSH says (`ssh -F config`); it must not have
+                                    to ask you anything
   s3://bucket/prefix                a bucket (in a build with `--features s3`), with the keys of the environment
                                     (AWS_ACCESS_KEY_ID ...) or of ~/.aws/credentials (AWS_PROFILE)
 Options follow a `?`, with `&` between them:
@@ -116,6 +117,9 @@ pub(in crate::cli) enum RemoteCommand {
         /// Take results from it as if they were made here, signed or not.
         #[arg(long)]
         trust: bool,
+        /// Let it have copies of its own, though it is on the store's disk and could share the files.
+        #[arg(long)]
+        copy: bool,
     },
     /// List the remotes.
     List {
@@ -129,11 +133,9 @@ pub(in crate::cli) enum RemoteCommand {
     },
 }
 
+/// What `push` and `pull` have in common.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Push {
-    /// The remote (not needed if there is but one), then runs or stages [default: everything].
-    #[arg(value_name = "[REMOTE] [RUN|STAGE]")]
-    pub(in crate::cli) words: Vec<String>,
+pub(in crate::cli) struct Transfer {
     /// Figures and provenance, without outputs.
     #[arg(long, conflicts_with = "models")]
     pub(in crate::cli) results_only: bool,
@@ -146,6 +148,15 @@ pub(in crate::cli) struct Push {
 }
 
 #[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Push {
+    /// The remote (not needed if there is but one), then runs or stages [default: everything].
+    #[arg(value_name = "[REMOTE] [RUN|STAGE]")]
+    pub(in crate::cli) words: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) transfer: Transfer,
+}
+
+#[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Pull {
     /// The remote [default: the only one].
     pub(in crate::cli) remote: Option<String>,
@@ -155,15 +166,8 @@ pub(in crate::cli) struct Pull {
     /// Only the outputs of this stage (may be repeated).
     #[arg(long, value_name = "STAGE")]
     pub(in crate::cli) node: Vec<String>,
-    /// Figures and provenance, without outputs.
-    #[arg(long, conflicts_with = "models")]
-    pub(in crate::cli) results_only: bool,
-    /// Of the outputs, only models.
-    #[arg(long)]
-    pub(in crate::cli) models: bool,
-    /// `json`: one event a line on standard output, with progress in bytes.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(in crate::cli) format: Format,
+    #[command(flatten)]
+    pub(in crate::cli) transfer: Transfer,
 }
 
 #[derive(Debug, clap::Args)]
