@@ -9,6 +9,7 @@ mod budget;
 mod choose;
 mod decouple;
 mod layer;
+mod lorap;
 mod split;
 mod truncate;
 
@@ -19,5 +20,6 @@ pub use decouple::{Decoupled, decouple, truncate_filters};
 pub use layer::{
     LayerError, factorize_layer, factorize_layer_weighted, is_body, is_grouped, pays, rank_by_rule, truncate_layer,
 };
+pub use lorap::{Lorap, LorapRanks};
 pub use split::{Sigma, split, split_weighted};
 pub use truncate::{Keep, Truncated, truncate};

@@ -43,7 +43,7 @@ impl Factors {
 pub(super) fn attach(linear: &mut Linear, a: Tensor<2>, b: Tensor<2>, options: AdapterOptions) {
     linear.weight = linear.weight.clone().set_require_grad(false);
     let (lora_a, lora_b) = (Param::from_tensor(a), Param::from_tensor(b));
-    linear.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, options });
+    linear.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, merged: None, options });
 }
 
 /// The plain model: every branch merged into its weight, in f32.

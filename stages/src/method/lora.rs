@@ -132,7 +132,7 @@ impl Lora {
     fn options(&self) -> AdapterOptions {
         let LoraParams { rank, alpha, scaling, dropout, .. } = self.params;
         let dropout = (dropout > 0.0).then(|| Dropout { rate: dropout, clock: Arc::clone(&self.clock) });
-        AdapterOptions { scale: scaling.factor(alpha, rank), replaces: false, dropout }
+        AdapterOptions { heads: 1, scale: scaling.factor(alpha, rank), replaces: false, dropout }
     }
 
     /// A new A for the layer at `path`; `index` counts the draws of one layer.

@@ -113,7 +113,7 @@ impl Method for LowRank {
             let weight = linear.weight.val();
             let (b, a) = self.start(&path, &weight.clone().inner())?;
             let on_device = |factor: Tensor<2>| if weight.is_autodiff() { Tensor::from_inner(factor) } else { factor };
-            let options = AdapterOptions { scale: self.params.scale, replaces: true, dropout: None };
+            let options = AdapterOptions { heads: 1, scale: self.params.scale, replaces: true, dropout: None };
             let (a, b) = (on_device(a), on_device(b));
             // The dense weight is gone: one zero stands in its place.
             linear.weight = Param::from_tensor(Tensor::zeros([1, 1], (&weight.device(), weight.dtype())));

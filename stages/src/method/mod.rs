@@ -12,11 +12,13 @@ mod full;
 pub mod galore;
 mod lora;
 mod low_rank;
+pub mod lte;
 pub mod maestro;
 mod per_matrix;
 pub mod projection;
 pub mod prune;
 mod relora;
+pub mod sst;
 #[cfg(test)]
 mod suite;
 pub mod trp;
@@ -32,8 +34,10 @@ pub use full::FullParams;
 pub use galore::{GaloreParams, RestOptimizer};
 pub use lora::{LoraInit, LoraParams, LoraScaling};
 pub use low_rank::{LowRankInit, LowRankParams};
+pub use lte::LteParams;
 pub use per_matrix::{MatrixMethod, PerMatrix};
 pub use relora::{ReloraParams, merges_after};
+pub use sst::SstParams;
 
 use crate::train::{AdamHyper, Method, ScheduleKind};
 
@@ -60,6 +64,12 @@ pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Se
     /// parameters.
     fn check_schedule(&self, at: &str, schedule: &ScheduleKind, check: &mut Check<'_>) {
         let _ = (at, schedule, check);
+    }
+
+    /// Reports a batch size (sequences in one pass) that does not go with the method; `at` is the dotted path of these
+    /// parameters.
+    fn check_batch(&self, at: &str, batch_size: usize, check: &mut Check<'_>) {
+        let _ = (at, batch_size, check);
     }
 
     /// The method, before its first step.
@@ -174,6 +184,12 @@ macro_rules! methods {
                 }
             }
 
+            fn check_batch(&self, at: &str, batch_size: usize, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check_batch(at, batch_size, check),)+
+                }
+            }
+
             fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
                 match self {
                     $(Self::$variant(params) => params.build(setup),)+
@@ -197,6 +213,8 @@ methods! {
     Galore(GaloreParams) = "galore", "moments in a low-rank subspace of the gradient";
     Fira(FiraParams) = "fira", "GaLore with the rest of the gradient, scaled by what the optimiser did to its part";
     Flora(FloraParams) = "flora", "Adafactor with its first moment in a random projection";
+    Sst(SstParams) = "sst", "all singular values, and the singular vectors of a few directions at a time";
+    Lte(LteParams) = "lte", "many low-rank branches, each trained on a part of the batch, and merged by their mean";
 }
 
 impl Default for AnyMethod {

@@ -28,7 +28,9 @@ fn vector_relora_merge() {
         lora_a: Param::from_tensor(of("A")),
         lora_b: Param::from_tensor(of("B")),
         lora_scale: None,
+        merged: None,
         options: AdapterOptions {
+            heads: 1,
             scale: LoraScaling::Lora.factor(vector.input("alpha"), rank),
             replaces: false,
             dropout: None,

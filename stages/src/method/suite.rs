@@ -19,6 +19,7 @@ use crate::{
 };
 
 const RANK: usize = 4;
+const HEADS: usize = 2;
 
 /// Every method, at a size that a test can afford and with everything that is random or periodic happening.
 fn methods() -> Vec<AnyMethod> {
@@ -29,6 +30,11 @@ fn methods() -> Vec<AnyMethod> {
         AnyMethod::Galore(params) => AnyMethod::Galore(GaloreParams { rank: RANK, update_proj_gap: 2, ..params }),
         AnyMethod::Fira(params) => AnyMethod::Fira(FiraParams { rank: RANK, update_proj_gap: 2, ..params }),
         AnyMethod::Flora(params) => AnyMethod::Flora(FloraParams { rank: RANK, kappa: 2, ..params }),
+        AnyMethod::Sst(_) => AnyMethod::Sst(SstParams { rank: RANK, every: 2, warmup: 1 }),
+        // Merged after each update: in between every head computes with another weight.
+        AnyMethod::Lte(params) => {
+            AnyMethod::Lte(LteParams { rank: RANK, heads: HEADS, alpha: 4.0, merge_every: 1, ..params })
+        }
         other => other,
     };
     AnyMethod::all().into_iter().map(adjust).collect()
@@ -209,6 +215,8 @@ fn predicted(params: &AnyMethod, [m, n]: [usize; 2]) -> usize {
         AnyMethod::Galore(_) => moments + basis,
         AnyMethod::Fira(_) => moments + basis + 1,
         AnyMethod::Flora(_) => RANK * m.max(n) + m + n,
+        AnyMethod::Sst(_) => m.min(n) * (m + n + 3) + 2 * RANK * (m + n),
+        AnyMethod::Lte(_) => 2 * HEADS * RANK * (m + n),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The low-rank branch of a linear layer: `y = W x + scale * B A dropout(x)`.
+//! The low-rank branch of a linear layer, `y = W x + scale * B A dropout(x)`, or several, each for a part of the batch.
 //!
 //! The factors are parameters of the model like any other, so that gradients, checkpoints and clipping know them; what is
 //! frozen, merged and restarted is a method's business. Dropout draws from (seed, update, forward pass), never from a
@@ -26,14 +26,28 @@ pub struct Adapter {
     pub lora_b: Param<Tensor<2>>,
     /// `[1, 1]`: the branch is multiplied by its hyperbolic tangent too, where the scale is trained.
     pub lora_scale: Option<Param<Tensor<2>>>,
+    /// What the weight has taken in of the branches already, where they go on as they are.
+    pub merged: Option<Merged>,
     /// How the branch is used.
     #[module(skip)]
     pub options: AdapterOptions,
 }
 
+/// The factors of branches at their last merge, which are not trained: their product is taken off each branch again.
+#[derive(Module, Debug)]
+pub struct Merged {
+    /// As the adapter's.
+    pub a: Param<Tensor<2>>,
+    /// As the adapter's.
+    pub b: Param<Tensor<2>>,
+}
+
 /// How the branch is used.
 #[derive(Debug, Clone)]
 pub struct AdapterOptions {
+    /// Branches beside the weight, each with its share of the rows of a pass: the first with the first, and so on. Factors
+    /// lie in each other's prolongation, `A [heads * r, in]` and `B [out, heads * r]`.
+    pub heads: usize,
     /// What `B A` is multiplied by.
     pub scale: f64,
     /// Whether the branch stands in place of the weight instead of beside it.
@@ -105,11 +119,14 @@ impl Dropout {
 
 impl Adapter {
     /// The layer's output for `x` `[n, in]`, given what the weight alone would give.
-    pub(super) fn forward(&self, x: Tensor<2>, dense: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, dense: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let options = &self.options;
         let dropped = options.dropout.as_ref().map_or_else(|| x.clone(), |dropout| dropout.apply(x.clone()));
-        let inner = ops::linear(dropped, self.lora_a.val()); // [n, r]
-        let branch = ops::linear(inner, self.lora_b.val()).mul_scalar(options.scale); // [n, out]
+        let branch = self.branch(dropped, &self.lora_a, &self.lora_b); // [n, out]
+        let branch = match &self.merged {
+            Some(merged) => branch - self.branch(x.clone(), &merged.a, &merged.b),
+            None => branch,
+        };
         let branch = match &self.lora_scale {
             Some(scale) => {
                 let factor = ops::cast(scale.val().tanh(), branch.dtype());
@@ -120,11 +137,34 @@ impl Adapter {
         if options.replaces { branch } else { dense(x) + branch }
     }
 
-    /// `scale * B A` `[out, in]`, in the factors' type and off the tape.
+    /// `scale * B A x` for `x` `[n, in]`, of each head for its rows.
+    fn branch(&self, x: Tensor<2>, a: &Param<Tensor<2>>, b: &Param<Tensor<2>>) -> Tensor<2> {
+        let (heads, scale) = (self.options.heads.max(1), self.options.scale);
+        if heads == 1 {
+            return ops::linear(ops::linear(x, a.val()), b.val()).mul_scalar(scale);
+        }
+        let ([rows, inputs], [outputs, ranks]) = (x.dims(), b.val().dims());
+        let rank = ranks / heads;
+        let (a, b) = (ops::cast(a.val(), x.dtype()), ops::cast(b.val(), x.dtype()));
+        let a = a.reshape([heads, rank, inputs]).swap_dims(1, 2); // [head, in, r]
+        let b = b.reshape([outputs, heads, rank]).permute([1, 2, 0]); // [head, r, out]
+        let y = x.reshape([heads, rows / heads, inputs]).matmul(a).matmul(b);
+        y.reshape([rows, outputs]).mul_scalar(scale)
+    }
+
+    /// What is merged into the weight: `scale * B A` `[out, in]`, in the factors' type and off the tape. Of several heads
+    /// the mean, less what the weight has taken in already.
     #[must_use]
     pub fn delta(&self) -> Tensor<2> {
         let plain = |factor: &Param<Tensor<2>>| factor.val().inner();
-        let delta = plain(&self.lora_b).matmul(plain(&self.lora_a)).mul_scalar(self.options.scale);
+        // The product of stacked factors is the sum over heads.
+        let scale = self.options.scale / self.options.heads.max(1) as f64;
+        let product = |a, b| plain(b).matmul(plain(a)).mul_scalar(scale);
+        let delta = product(&self.lora_a, &self.lora_b);
+        let delta = match &self.merged {
+            Some(merged) => delta - product(&merged.a, &merged.b),
+            None => delta,
+        };
         match &self.lora_scale {
             Some(scale) => delta.mul(plain(scale).tanh()),
             None => delta,

@@ -25,9 +25,9 @@ impl Linear {
     pub fn set_factors(&mut self, u: Tensor<2>, v: Tensor<2>) {
         // The dense weight is gone: one zero stands in its place.
         self.weight = Param::from_tensor(Tensor::zeros([1, 1], (&u.device(), u.dtype())));
-        let options = AdapterOptions { scale: 1.0, replaces: true, dropout: None };
+        let options = AdapterOptions { heads: 1, scale: 1.0, replaces: true, dropout: None };
         let (lora_a, lora_b) = (Param::from_tensor(v), Param::from_tensor(u));
-        self.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, options });
+        self.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, merged: None, options });
     }
 
     /// The rank of the factors in place of the weight.

@@ -7,7 +7,7 @@ mod hf;
 mod llama;
 pub mod vision;
 
-pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock};
+pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock, Merged};
 pub use config::{LlamaConfig, ModelParams, Preset};
 pub use factored::FactorRanks;
 pub use hf::{is_llama, load, load_config, load_weights, save, write_tensors};

@@ -217,8 +217,12 @@ impl Sizes {
         self.each_row(|row, source| {
             let Some(Run { from, start, end }) = source else { return };
             let values = &columns[row + start..row + end];
-            let targets = x[from..].iter_mut().step_by(self.conv.stride[1]);
-            targets.zip(values).for_each(|(target, value)| *target += value);
+            let add = |(target, value): (&mut f32, &f32)| *target += value;
+            // Neighbours as a slice: several at a time.
+            match self.conv.stride[1] {
+                1 => x[from..from + end - start].iter_mut().zip(values).for_each(add),
+                stride => x[from..].iter_mut().step_by(stride).zip(values).for_each(add),
+            }
         });
     }
 

@@ -10,7 +10,7 @@ use super::{IMAGES, MODEL, RANKS, factorize_llama, rank_analysis};
 use crate::{
     data::{ImageBatch, ImageFolder},
     device,
-    factor::{self, Measure, RankRule},
+    factor::{self, Lorap, Measure, RankRule},
     model::{
         is_llama,
         vision::{Form, Pass, Seen, VisionModel, Weight, load_vision, save_vision},
@@ -21,7 +21,7 @@ use crate::{
 /// Replaces layers of a trained model by two smaller ones, from the singular value decomposition of their weights: of a
 /// classifier of images, or the matrices of attention and MLP of a LLaMA, which `evaluate` then runs as factors.
 ///
-/// Exactly one of `ranks`, `measure` and the input `like` says the ranks of the layers that `layers` chooses; `table` says
+/// Exactly one of `ranks`, `measure`, `lorap` and the input `like` says the ranks of the layers that `layers` chooses; `table` says
 /// those of the layers it names, and goes before them. Layers whose factors would not be smaller stay dense.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -33,6 +33,9 @@ pub struct FactorizeParams {
     /// A measure of the rank analysis at the input `ranks`, rounded up, at most min(m, n).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measure: Option<Measure>,
+    /// LoRAP's ranks for the attention of a LLaMA, `{ keep = 0.5 }`: less for queries and keys, more for values and outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lorap: Option<Lorap>,
     /// Ranks by the layer's name, or by a pattern with `*` and `?`: `{ "layer3.*" = 16, "fc1" = 8 }`. A name goes before a
     /// pattern.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -57,6 +60,7 @@ impl Default for FactorizeParams {
         Self {
             ranks: None,
             measure: None,
+            lorap: None,
             table: BTreeMap::new(),
             layers: None,
             form: Form::Channel,
@@ -91,15 +95,17 @@ impl Stage for Factorize {
 
     fn check(params: &Self::Params, check: &mut Check<'_>) {
         let (ranks, like) = (check.is_connected("ranks"), check.is_connected("like"));
-        let ways = [params.ranks.is_some(), params.measure.is_some(), like];
+        let ways = [params.ranks.is_some(), params.measure.is_some(), params.lorap.is_some(), like];
         let count = ways.iter().filter(|given| **given).count();
         if count == 0 && params.table.is_empty() {
             let help = "write ranks = { energy = 0.9 }, a `table`, or a `measure` with the input `ranks`";
             check.problem("ranks", "nothing says which ranks the layers get", help);
         }
         if count > 1 {
-            let message = "`ranks`, `measure` and the input `like` each say the ranks of the same layers";
-            check.problem(if params.ranks.is_some() { "ranks" } else { "measure" }, message, "keep one of them");
+            let message = "`ranks`, `measure`, `lorap` and the input `like` each say the ranks of the same layers";
+            let given = [("ranks", ways[0]), ("measure", ways[1]), ("lorap", ways[2])];
+            let field = given.iter().find(|(_, given)| *given).map_or("ranks", |(field, _)| *field);
+            check.problem(field, message, "keep one of them");
         }
         if params.measure.is_some() && !ranks {
             let help = "connect one: inputs = { model = .., ranks = .. } with a stage of kind rank-analysis";
@@ -107,6 +113,9 @@ impl Stage for Factorize {
         }
         if let Some((message, help)) = params.ranks.and_then(RankRule::problem) {
             check.problem("ranks", message, help);
+        }
+        if let Some((field, message, help)) = params.lorap.and_then(Lorap::problem) {
+            check.problem(format!("lorap.{field}"), message, help);
         }
         if params.measure.is_some() && params.form != Form::Channel {
             let message = "a rank analysis measures the channel matrix of convolutions, which other forms do not have";
@@ -151,6 +160,10 @@ impl Stage for Factorize {
 }
 
 fn factorize(params: &FactorizeParams, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
+    if params.lorap.is_some() {
+        let message = "`lorap` shares out the ranks of a LLaMA's attention, and this model classifies images";
+        return Err(StageError::new(message).param("lorap").help("give `ranks` a rule"));
+    }
     let device = device::open(ctx)?;
     let mut model = load_vision(&ctx.input("model")?, &device)?;
     for layer in model.layers_mut() {

@@ -94,6 +94,12 @@ fn wanted(
             found.insert(index, rank);
         }
     }
+    if let Some(lorap) = params.lorap {
+        for index in factor::chosen_names(&names, params.layers.as_deref(), "layers")? {
+            let (path, linear) = &targets[index];
+            found.extend(lorap.rank_of(path, linear.weight.val().dims()[0]).map(|rank| (index, rank)));
+        }
+    }
     found.extend(factor::by_names(&names, &params.table)?);
     let fits = |(index, rank): (usize, usize)| {
         let (path, linear) = &targets[index];
@@ -154,6 +160,15 @@ mod tests {
         assert_eq!(result(&points, "parameters"), found.stored_parameters() as f64);
         assert_eq!(result(&points, "rank/model.layers.1.mlp.down_proj"), 3.0);
         assert!(result(&points, "parameters_kept") < 1.0);
+    }
+
+    #[test]
+    fn lorap_gives_values_and_outputs_more_than_queries_and_keys() {
+        let bench = Bench::new();
+        run(&bench, "lorap", json!({ "lorap": { "keep": 0.5 } })).unwrap();
+        let found = model::load(&bench.path("lorap").join("model"), &Device::flex()).unwrap().factor_ranks();
+        let ranks = ["q", "k", "v", "o"].map(|name| found[&format!("model.layers.1.self_attn.{name}_proj")]);
+        assert_eq!((found.len(), ranks), (8, [2, 2, 6, 6]));
     }
 
     #[test]

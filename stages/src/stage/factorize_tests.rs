@@ -110,6 +110,8 @@ fn what_cannot_be_done_names_the_layer() {
         text(json!({ "table": { "fc2": 99 } })),
         "rank 99 of `fc2` must be between 1 and 84, the smaller side of its 84x120 matrix"
     );
+    let error_of_lorap = text(json!({ "lorap": { "keep": 0.5 } }));
+    assert!(error_of_lorap.starts_with("`lorap` shares out the ranks of a LLaMA's attention"), "{error_of_lorap}");
     assert_eq!(text(json!({ "ranks": { "ratio": 0.5 }, "layers": ["conv3"] })), "no layer is named `conv3`");
     let StageError::Failed { param, help, .. } = error(json!({ "table": { "fc22": 3 } })) else { panic!() };
     assert_eq!(param.unwrap(), "table");
@@ -130,7 +132,14 @@ fn a_manifest_that_cannot_work_is_refused_before_anything_runs() {
     assert_eq!(problems(json!({ "table": { "fc1": 0 } }), &["model"]), ["table: rank 0 leaves nothing of `fc1`"]);
     assert_eq!(
         problems(json!({ "ranks": { "ratio": 0.5 } }), &["model", "like"]),
-        ["ranks: `ranks`, `measure` and the input `like` each say the ranks of the same layers"]
+        ["ranks: `ranks`, `measure`, `lorap` and the input `like` each say the ranks of the same layers"]
+    );
+    assert_eq!(
+        problems(json!({ "lorap": { "keep": 1.5 }, "measure": "rank" }), &["model", "ranks"]),
+        [
+            "measure: `ranks`, `measure`, `lorap` and the input `like` each say the ranks of the same layers",
+            "lorap.keep: 1.5 is not a share that can be kept"
+        ]
     );
     assert_eq!(problems(json!({ "ranks": { "energy": 0.9 } }), &["model"]), Vec::<String>::new());
 }

@@ -1,8 +1,8 @@
-//! The part of a rank analysis that looks at data: utilized ranks of all layers of a classifier, and local ranks of an MLP.
+//! The part of a rank analysis that looks at data: utilized ranks of all layers of a classifier, and local ranks.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use camino::Utf8Path;
 use faer::Mat;
 use schemars::JsonSchema;
@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{ImageBatch, ImageFolder},
+    factor,
     linalg::{
         host::{to_device, to_host},
         svd::LinalgError,
     },
     metric::{
+        jacobian::{jacobian, numerical_rank},
         local::{LinearLayer, LocalTolerance, local_rank},
         utilized::{InputGram, UtilizedRank},
     },
@@ -43,8 +45,12 @@ pub struct ActivationParams {
     /// many as `images`) is lower by at most this, with the other layers as they are; in place of the two energies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_drop: Option<f64>,
-    /// Images at which the local rank of an MLP is measured.
+    /// Images at which local ranks are measured.
     pub local_images: usize,
+    /// Layers whose local rank is measured, by name or pattern. When left out: all layers of an MLP, whose Jacobians are
+    /// products of its weights, and none of another network, where each unit of a layer takes a backward pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_layers: Option<Vec<String>>,
     /// Singular values of a Jacobian count above this part of the largest.
     pub local_tolerance: f64,
 }
@@ -57,6 +63,7 @@ impl Default for ActivationParams {
             output_energy: 0.99,
             accuracy_drop: None,
             local_images: 32,
+            local_layers: None,
             local_tolerance: 1e-3,
         }
     }
@@ -84,7 +91,7 @@ pub struct LayerActivations {
     /// What the data uses of it.
     #[serde(flatten)]
     pub utilized: UtilizedRank,
-    /// Mean rank of the Jacobian of its pre-activations; of an MLP alone.
+    /// Mean rank of the Jacobian of its pre-activations with respect to the image, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub local_rank: Option<f64>,
 }
@@ -119,11 +126,9 @@ pub(super) fn measure(
         ctx.progress(&Progress { done, total, unit: "layer".to_owned(), figures: Vec::new() });
         ctx.stop_if_asked()?;
     }
-    if model.config().model.name == Architecture::Mlp {
-        let local = local_ranks(&model, &batches, params)?;
-        for (layer, rank) in found.iter_mut().zip(local) {
-            layer.local_rank = Some(rank);
-        }
+    let local = local_ranks(&model, &batches, params, ctx)?;
+    for layer in &mut found {
+        layer.local_rank = local.get(&layer.layer).copied();
     }
     let count = found.len().max(1) as f64;
     let utilization = found.iter().map(|layer| layer.utilized.utilization).sum::<f64>() / count;
@@ -241,7 +246,52 @@ impl<'a> Search<'a> {
     }
 }
 
-fn local_ranks(model: &VisionModel, batches: &[ImageBatch], params: &ActivationParams) -> Result<Vec<f64>, StageError> {
+/// Local ranks of the layers that were asked for, by path.
+fn local_ranks(
+    model: &VisionModel,
+    batches: &[ImageBatch],
+    params: &ActivationParams,
+    ctx: &mut StageContext<'_>,
+) -> Result<BTreeMap<String, f64>, StageError> {
+    let is_mlp = model.config().model.name == Architecture::Mlp;
+    if params.local_layers.is_none() && !is_mlp {
+        return Ok(BTreeMap::new());
+    }
+    let layers = model.layers();
+    let names: Vec<&str> = layers.iter().map(|layer| layer.path.as_str()).collect();
+    let chosen = factor::chosen_names(&names, params.local_layers.as_deref(), "activations.local_layers")?;
+    let mut found = BTreeMap::new();
+    if is_mlp {
+        let ranks = local_ranks_of_mlp(model, batches, params)?;
+        found.extend(chosen.into_iter().map(|index| (names[index].to_owned(), ranks[index])));
+        return Ok(found);
+    }
+    let tolerance = LocalTolerance::Relative(params.local_tolerance);
+    let each = |batch: &ImageBatch| {
+        let images = batch.images.clone();
+        (0..images.dims()[0]).map(move |index| images.clone().narrow(0, index, 1)).collect::<Vec<_>>()
+    };
+    let images: Vec<Tensor<4>> = batches.iter().flat_map(each).take(params.local_images).collect();
+    let total = (chosen.len() * images.len()) as u64;
+    for index in chosen {
+        let mut sum = 0;
+        for (image, before) in images.iter().zip(0..) {
+            sum += numerical_rank(&jacobian(model, names[index], image)?, tolerance)?;
+            let done = (found.len() * images.len()) as u64 + before + 1;
+            ctx.progress(&Progress { done, total, unit: "Jacobian".to_owned(), figures: Vec::new() });
+            ctx.stop_if_asked()?;
+        }
+        found.insert(names[index].to_owned(), sum as f64 / images.len().max(1) as f64);
+    }
+    Ok(found)
+}
+
+/// Of all layers, in their order.
+fn local_ranks_of_mlp(
+    model: &VisionModel,
+    batches: &[ImageBatch],
+    params: &ActivationParams,
+) -> Result<Vec<f64>, StageError> {
     let wrong = |error: LinalgError| StageError::new(format!("local ranks cannot be measured: {error}"));
     let mut layers = Vec::new();
     for layer in model.layers() {

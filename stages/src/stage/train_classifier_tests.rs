@@ -140,7 +140,11 @@ fn what_the_data_uses_of_a_classifier_is_measured() {
         let trained = job.outputs["model"].clone();
         let params = params(serde_json::json!({ "model": model, "epochs": 1 }));
         Bench::run::<Train>(&params, job, &mut Recorder::default()).unwrap();
-        let activations = serde_json::json!({ "images": 100, "local_images": 5, "input_energy": 1.0 });
+        // All layers of an MLP by themselves, of another network those that are named.
+        let local: Option<[&str; 1]> = (name == "lenet").then_some(["fc[23]"]);
+        let activations = serde_json::json!({
+            "images": 100, "local_images": if name == "mlp" { 5 } else { 2 }, "local_layers": local, "input_energy": 1.0,
+        });
         let params = serde_json::from_value(serde_json::json!({ "activations": activations })).unwrap();
         let job = bench.job(&format!("ranks {name}"), &[("model", &trained), ("data", &data)], &["ranks"]);
         let folder = job.outputs["ranks"].clone();
@@ -152,7 +156,8 @@ fn what_the_data_uses_of_a_classifier_is_measured() {
         for layer in &found.layers {
             let full = layer.matrix[0].min(layer.matrix[1]);
             assert!(layer.utilized.utilized_rank >= 1 && layer.utilized.utilized_rank <= full, "{layer:?}");
-            assert_eq!(layer.local_rank.is_some(), name == "mlp");
+            assert_eq!(layer.local_rank.is_some(), name == "mlp" || layer.layer == "fc2" || layer.layer == "fc3");
+            assert!(layer.local_rank.is_none_or(|rank| rank >= 1.0 && rank <= layer.matrix[0] as f64), "{layer:?}");
         }
         // 100 images cannot span 784 pixels.
         if name == "mlp" {

@@ -36,6 +36,8 @@ fn method(name: &str) -> serde_json::Value {
         "galore" => serde_json::json!({ "rank": 8, "update_proj_gap": 3, "optimizer": "adam8bit" }),
         "fira" => serde_json::json!({ "rank": 8, "update_proj_gap": 3 }),
         "flora" => serde_json::json!({ "rank": 8, "kappa": 3 }),
+        "sst" => serde_json::json!({ "rank": 8, "every": 3 }),
+        "lte" => serde_json::json!({ "rank": 4, "heads": 2, "alpha": 4.0, "merge_every": 3 }),
         "lora" => serde_json::json!({ "rank": 8, "dropout": 0.1 }),
         _ => serde_json::json!({ "rank": 8 }),
     };

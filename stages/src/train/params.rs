@@ -170,6 +170,7 @@ impl<M: MethodParams> TrainParams<M> {
     pub fn check(&self, check: &mut Check<'_>) {
         self.method.check("method", check);
         self.method.check_schedule("method", &self.schedule, check);
+        self.method.check_batch("method", self.batch_size, check);
         self.check_ranges(check);
         self.check_schedule(check);
         self.check_data(check);

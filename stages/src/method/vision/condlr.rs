@@ -3,7 +3,7 @@
 //! Source: Savostianova et al., "Robust low-rank training via approximate orthonormal constraints" (NeurIPS 2023), and its
 //! public code. Each step is one of SGD on `U`, `S` and `V`; then `U` and `V` are replaced by the orthonormal factors of
 //! their QR decompositions (with a positive diagonal of R, which is dropped), and the singular values of `S` are pressed
-//! into an interval around their mean.
+//! into an interval around their mean, or all made equal.
 //!
 //! The model holds `u = U S` and `v = V^T`, from whose gradients those of the three follow. Every layer's step is made on the
 //! host in f64; the optimizer of the run, its weight decay and clipping act on the other parameters alone.
@@ -30,13 +30,26 @@ use crate::{
     },
 };
 
+/// What becomes of the small matrix between the orthonormal factors after each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CondlrCore {
+    /// Its singular values are pressed into an interval around their mean, so that it has a `condition` at most.
+    #[default]
+    Bounded,
+    /// `sqrt(tr(S S^T) / r)` times the orthonormal factor of its QR decomposition: all singular values are equal.
+    Mean,
+}
+
 /// Well-conditioned low-rank training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CondlrParams {
     /// The rank of each layer: `{ compression = 2 }`, `{ ratio = 0.25 }`, `{ rank = 16 }`.
     pub ranks: RankRule,
-    /// The largest condition number of a layer, above 1. 1.1 and 1.5 in the paper.
+    /// What keeps a layer well conditioned.
+    pub core: CondlrCore,
+    /// The largest condition number of a layer, above 1, where `core` is `bounded`. 1.1 and 1.5 in the paper.
     pub condition: f64,
     /// Momentum of the steps of `U`, `S` and `V`: 0.45 for VGG-16, 0.3 for LeNet-5.
     pub momentum: f64,
@@ -48,7 +61,13 @@ pub struct CondlrParams {
 
 impl Default for CondlrParams {
     fn default() -> Self {
-        Self { ranks: RankRule::Compression(2.0), condition: 1.5, momentum: 0.3, layers: None }
+        Self {
+            ranks: RankRule::Compression(2.0),
+            core: CondlrCore::default(),
+            condition: 1.5,
+            momentum: 0.3,
+            layers: None,
+        }
     }
 }
 
@@ -57,6 +76,20 @@ fn clamp(s: &[f64], e: f64) -> Vec<f64> {
     let mean = s.iter().sum::<f64>() / s.len().max(1) as f64;
     let part = (e - 1.0) / (e + 1.0);
     s.iter().map(|value| value.clamp(mean * (1.0 - part), mean * (1.0 + part))).collect()
+}
+
+/// The singular value that all are replaced by: `sqrt(sum s^2 / r)`.
+fn mean_of(s: &[f64]) -> f64 {
+    (s.iter().map(|value| value * value).sum::<f64>() / s.len().max(1) as f64).sqrt()
+}
+
+/// A square matrix with that one singular value, in the directions of its QR decomposition.
+fn evened(matrix: &Mat<f64>) -> Mat<f64> {
+    let size = matrix.nrows();
+    let squares: f64 = matrix.col_iter().flat_map(|column| column.iter()).map(|value| value * value).sum();
+    let each = (squares / size.max(1) as f64).sqrt();
+    let q = orthonormal(matrix);
+    Mat::from_fn(size, size, |i, j| each * q[(i, j)])
 }
 
 /// The same for a matrix.
@@ -115,11 +148,15 @@ const PARTS: [&str; 3] = ["u", "s", "v"];
 
 impl Factors {
     /// Of the weight that a layer's two factors stand for.
-    fn of(layer: &Layer, e: f64) -> Result<Self, LinalgError> {
+    fn of(layer: &Layer, params: &CondlrParams) -> Result<Self, LinalgError> {
         let rank = layer.factored().map_or(1, |(_, rank)| rank);
         let found = svd(to_host(&layer.dense())?.as_ref())?;
         let leading = |vectors: &Mat<f64>| vectors.subcols(0, rank).to_owned();
-        let s = clamp(&found.s[..rank.min(found.s.len())], e);
+        let s = &found.s[..rank.min(found.s.len())];
+        let s = match params.core {
+            CondlrCore::Bounded => clamp(s, params.condition),
+            CondlrCore::Mean => vec![mean_of(s); s.len()],
+        };
         let core = Mat::from_fn(rank, rank, |i, j| if i == j { s[i] } else { 0.0 });
         Ok(Self { u: Moving::new(leading(&found.u)), s: Moving::new(core), v: Moving::new(leading(&found.v)) })
     }
@@ -135,7 +172,10 @@ impl Factors {
         }
         self.u.value = orthonormal(&self.u.value);
         self.v.value = orthonormal(&self.v.value);
-        self.s.value = conditioned(&self.s.value, params.condition)?;
+        self.s.value = match params.core {
+            CondlrCore::Bounded => conditioned(&self.s.value, params.condition)?,
+            CondlrCore::Mean => evened(&self.s.value),
+        };
         Ok(())
     }
 
@@ -190,7 +230,7 @@ impl VisionMethod for Condlr {
     fn attach(&mut self, mut model: VisionModel, _: &VisionData<'_>) -> Result<VisionModel, StageError> {
         for path in low_rank::attach(&mut model, self.params.layers.as_deref(), self.params.ranks)? {
             let layer = model.layer_mut(&path)?;
-            let factors = Factors::of(layer, self.params.condition).map_err(wrong(&path))?;
+            let factors = Factors::of(layer, &self.params).map_err(wrong(&path))?;
             factors.put_into(layer)?;
             self.layers.insert(path, factors);
         }
@@ -283,6 +323,14 @@ mod tests {
             found.iter().zip(&expected).for_each(|(found, expected)| assert_near(*found, *expected, vector.tol()));
             assert!(found[0] / found[2] <= bound + 1e-9);
         }
+        // The variant with the mean alone, of the values and of a matrix that has them.
+        let mean: f64 = vector.expected("mean_variant_sqrt_a");
+        assert_near(mean_of(&sigma), mean, vector.tol());
+        let (u, v) = (orthonormal(&random(3, 3, 1)), orthonormal(&random(3, 3, 2)));
+        let matrix = &u * Mat::from_fn(3, 3, |i, j| if i == j { sigma[i] } else { 0.0 }) * v.transpose();
+        for value in singular_values(evened(&matrix).as_ref()).unwrap() {
+            assert_near(value, mean, vector.tol());
+        }
     }
 
     #[test]
@@ -307,11 +355,24 @@ mod tests {
     }
 
     #[test]
+    fn a_core_of_equal_values_stays_one() {
+        let params = CondlrParams { core: CondlrCore::Mean, ..CondlrParams::default() };
+        let mut model = lenet();
+        low_rank::attach(&mut model, Some(&["fc2".to_owned()]), RankRule::Rank(6)).unwrap();
+        let mut factors = Factors::of(model.layer_mut("fc2").unwrap(), &params).unwrap();
+        for seed in 0..3 {
+            factors.step([&random(84, 6, seed), &random(6, 120, seed)], 0.1, &params).unwrap();
+            let values = singular_values(factors.s.value.as_ref()).unwrap();
+            assert!(values[0] / values[5] < 1.0 + 1e-9, "{values:?}");
+        }
+    }
+
+    #[test]
     fn what_the_model_holds_is_the_product() {
         let mut model = lenet();
         low_rank::attach(&mut model, Some(&["fc2".to_owned()]), RankRule::Rank(6)).unwrap();
         let layer = model.layer_mut("fc2").unwrap();
-        let factors = Factors::of(layer, 1.5).unwrap();
+        let factors = Factors::of(layer, &CondlrParams::default()).unwrap();
         factors.put_into(layer).unwrap();
         let values = singular_values(to_host(&layer.dense()).unwrap().as_ref()).unwrap();
         assert!(values[0] / values[5] <= 1.5 + 1e-4 && values[6] < 1e-5, "{values:?}");

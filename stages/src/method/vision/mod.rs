@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use sepia_engine::stage::Check;
 use serde::{Deserialize, Serialize};
 
-pub use condlr::CondlrParams;
+pub use condlr::{CondlrCore, CondlrParams};
 pub use full::FullVisionParams;
 pub use low_rank::LowRankVisionParams;
 

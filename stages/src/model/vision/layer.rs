@@ -279,6 +279,23 @@ impl Layer {
         }
     }
 
+    /// What the layer makes of an input that a pass over `images` images has shown: `[images, units]`, the bias included.
+    #[must_use]
+    pub fn outputs(&self, seen: &Seen<'_>, images: usize) -> Tensor<2> {
+        let mut pass = Pass::eval();
+        let (values, y) = match *seen {
+            Seen::Rows(x) => {
+                let y = self.rows(x.clone(), &mut pass);
+                (y.shape().num_elements(), y)
+            }
+            Seen::Maps(x, conv) => {
+                let y = self.maps(x.clone(), conv, &mut pass);
+                (y.shape().num_elements(), y.flatten(1, 3))
+            }
+        };
+        y.reshape([images, values / images.max(1)])
+    }
+
     /// `[rows, in]` to `[rows, out]`.
     pub(super) fn rows(&self, x: Tensor<2>, pass: &mut Pass<'_>) -> Tensor<2> {
         pass.see(&self.path, Seen::Rows(&x));

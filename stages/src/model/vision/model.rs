@@ -162,9 +162,19 @@ impl VisionModel {
     /// A copy whose trained values are leaves of a new tape.
     #[must_use]
     pub fn tracked(&self) -> Self {
+        self.on_tape(|parameter| parameter.is_trained())
+    }
+
+    /// A copy for gradients with respect to its images: on a tape, but none of its values a leaf.
+    #[must_use]
+    pub fn as_constants(&self) -> Self {
+        self.on_tape(|_| false)
+    }
+
+    fn on_tape(&self, leaf: impl Fn(&Parameter<'_>) -> bool) -> Self {
         let mut copy = self.clone();
         for parameter in copy.parameters_mut() {
-            let trained = parameter.is_trained();
+            let trained = leaf(&parameter);
             match parameter.value {
                 Value::Matrix(tensor) => *tensor = Tensor::from_inner(tensor.clone()).set_require_grad(trained),
                 Value::Vector(tensor) => *tensor = Tensor::from_inner(tensor.clone()).set_require_grad(trained),

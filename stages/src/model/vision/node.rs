@@ -1,6 +1,6 @@
 //! The parts that a model is made of, in the order in which an image passes them.
 
-use burn::tensor::{Tensor, activation, module, ops::MaxPoolOptions};
+use burn::tensor::{Tensor, activation};
 
 use super::{
     geometry::Geometry,
@@ -8,6 +8,7 @@ use super::{
     norm::{BatchNorm, LayerNorm},
     pass::Pass,
 };
+use crate::ops;
 
 /// One part.
 #[derive(Debug, Clone)]
@@ -121,12 +122,7 @@ impl Node {
             Self::LayerNorm(norm) => flow.rows(|x| norm.rows(x)),
             Self::Relu => flow.maps(activation::relu).rows(activation::relu),
             Self::Gelu => flow.rows(activation::gelu),
-            Self::MaxPool(size) => flow.maps(|x| {
-                let padding = [(0, 0); 2];
-                let (kernel_size, stride) = ([*size; 2], [*size; 2]);
-                let options = MaxPoolOptions { kernel_size, stride, padding, dilation: [1; 2], ceil_mode: false };
-                module::max_pool2d(x, options)
-            }),
+            Self::MaxPool(size) => flow.maps(|x| ops::max_pool(x, *size)),
             Self::GlobalPool => match flow {
                 Flow::Maps(x) => {
                     let [batch, channels, h, w] = x.dims();
