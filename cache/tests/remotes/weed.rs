@@ -80,7 +80,7 @@ impl Drop for Weed {
 #[test]
 fn twenty_who_push_at_once_lose_nothing() {
     let Some(weed) = Weed::start() else { return };
-    weed.lab(weed.port, 60).crowd();
+    weed.lab(weed.port, 600).crowd();
 }
 
 #[test]
