@@ -2,7 +2,9 @@
 # Measures the engine against the bars that it is held to, and says which it meets.
 #   tests/bench_engine.sh [PATH TO sepia] [CASE ...]      cases: trivial, cutoff, large, many; default: all
 # Medians of several runs; exit code 1 if a bar is missed. Run it on an idle machine (it prints the load), in a folder on
-# the disk that matters (TMPDIR). Results belong in BENCHMARKS.md, with machine and date.
+# the disk that matters (TMPDIR). Chains are compared with a loop of the shell, fan-outs with as many programs at once as
+# sepia starts. What a commit costs is measured on tmpfs, since a disk takes longer to write 1 GiB than anything else here.
+# Results belong in BENCHMARKS.md, with machine and date.
 # What the parts of the store cost, one by one: cargo bench -p sepia-cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,10 +13,11 @@ folder="$(mktemp -d)"
 trap 'chmod -R u+w "$folder"; rm -rf "$folder"' EXIT
 cd "$folder"
 python3 - "$sepia" "${@:2}" <<'P'
-import os, resource, shutil, statistics, subprocess, sys, time
+import os, shutil, statistics, subprocess, sys, tempfile, time
 
 sepia, cases = sys.argv[1], sys.argv[2:] or ["trivial", "cutoff", "large", "many"]
 missed = []
+jobs = os.cpu_count()
 median = statistics.median
 
 def stage(name, needs, text):
@@ -55,19 +58,23 @@ def drop(store):
         subprocess.run(["chmod", "-R", "u+w", store], check=True)
         shutil.rmtree(store)
 
-def loop(n):
-    return timed(["bash", "-c", f'for i in $(seq {n}); do sh -c "echo $i > o"; done'])
+def loop(n, at_once):
+    "The same programs without an engine: one after the other as a chain must, or as many at once as sepia runs of a fan-out."
+    if at_once == 1:
+        return timed(["bash", "-c", f'for i in $(seq {n}); do sh -c "echo $i > o"; done'])
+    return timed(["bash", "-c", f"seq {n} | xargs -P {at_once} -I @ sh -c 'echo @ > o'"])
 
 def trivial():
     print(f"{'case':<12}{'cold s':>9}{'stages/s':>10}{'x bash':>8}{'cpu ms/stage':>14}{'beyond spawn':>14}{'no-op ms':>10}{'cpu':>7}{'plan ms':>9}{'MiB':>6}")
     beyond = {}
     for n in (100, 1000, 5000):
-        loops = [loop(n) for _ in range(3)]
-        bash, spawn = median(l[0] for l in loops), median(l[1] for l in loops) / n
+        bare = {at_once: [loop(n, at_once) for _ in range(3)] for at_once in (1, jobs)}
         for shape in ("chain", "fan", "sweep"):
+            loops = bare[1 if shape == "chain" else jobs]
+            bash, spawn = median(l[0] for l in loops), median(l[1] for l in loops) / n
             name, store = f"{shape}{n}", f".store-{shape}{n}"
             manifest(shape, n)
-            run = [sepia, "run", f"{name}.toml", "--store", store]
+            run = [sepia, "run", f"{name}.toml", "--store", store, "-j", str(jobs)]
             wall, cpu, _ = timed(run)
             again = [timed(run) for _ in range(9)]
             plan = median(timed([sepia, "plan", f"{name}.toml", "--store", store])[0] for _ in range(9)) * 1000
@@ -76,7 +83,7 @@ def trivial():
             print(f"{name:<12}{wall:>9.2f}{n / wall:>10.0f}{wall / bash:>8.2f}{cpu / n * 1000:>14.2f}{beyond[name]:>14.2f}"
                   f"{noop * 1000:>10.1f}{noop_cpu * 1000:>7.1f}{plan:>9.1f}{memory:>6.0f}", flush=True)
             if n >= 1000:
-                bar(f"{name}, cold, against a bash loop of the same programs", wall / bash, 3, "x")
+                bar(f"{name}, cold, against the same programs started by the shell", wall / bash, 3, "x")
                 bar(f"{name}, engine CPU beyond the spawn", beyond[name], 0.5, "ms a stage")
             if n == 5000:
                 bar(f"{name}, nothing to do", noop * 1000, 50, "ms")
@@ -101,46 +108,56 @@ def cutoff():
     bar("root of a chain of 1,000 edited to the same output: stages that ran", ran, 1, "stages")
     drop(".store")
 
-def produced(script, store, text):
-    "What a stage costs beyond its program and the disk's own time: medians of five, in seconds."
+def produced(script, folder):
+    "What a program costs by itself, synced, and as a stage of a store in `folder`: medians of five, in seconds."
+    store, output = os.path.join(folder, ".store"), os.path.join(folder, "o")
     with open("m.toml", "w") as file:
-        file.write(text)
+        file.write(f'[stages.s]\nkind = "command"\nargv = ["sh", "-c", "{script}"]\noutputs = {{ o = "o" }}\n')
     bare, full = [], []
     for _ in range(5):
-        bare.append(timed(["sh", "-c", f"rm -rf o; {script}; sync -f o"])[0])
-        drop(store)
+        os.sync()
+        bare.append(timed(["sh", "-c", f"cd {folder}; {script}; sync -f o"])[0])
+        subprocess.run(["rm", "-rf", output], check=True)
         os.sync()
         full.append(timed([sepia, "run", "m.toml", "--store", store])[0])
+        drop(store)
     return median(bare), median(full)
 
+def in_memory():
+    "A folder that no disk is behind, so that what is measured is the engine: removed with the process's other files."
+    return tempfile.mkdtemp(dir="/dev/shm", prefix="sepia-bench-")
+
 def hasher():
-    "One pass of blake3 over the file `o` with all threads: b3sum, else the same algorithm called from Python."
+    "One pass of blake3 over a file with all threads: b3sum, else the same algorithm called from Python."
     if shutil.which("b3sum"):
-        return "b3sum", lambda: timed(["b3sum", "o"])[0]
+        return "b3sum", lambda path: timed(["b3sum", path])[0]
     try:
         import blake3
     except ImportError:
         return None, None
-    def hashing():
+    def hashing(path):
         start = time.perf_counter()
-        blake3.blake3(max_threads=blake3.blake3.AUTO).update_mmap("o")
+        blake3.blake3(max_threads=blake3.blake3.AUTO).update_mmap(path)
         return time.perf_counter() - start
     return "blake3 (Python, all threads, mmap)", hashing
 
 def large():
-    script = "head -c 1073741824 /dev/urandom > o"
-    subprocess.run(["sh", "-c", script], check=True)
-    bare, full = produced(script, ".store", f'[stages.big]\nkind = "command"\nargv = ["sh", "-c", "{script}"]\noutputs = {{ o = "o" }}\n')
-    print(f"1 GiB: made and synced in {bare:.2f} s, as a stage in {full:.2f} s")
+    memory = in_memory()
+    source = os.path.join(memory, "source")
+    subprocess.run(["sh", "-c", f"head -c 1073741824 /dev/urandom > {source}"], check=True)
+    bare, full = produced(f"cp {source} o", memory)
+    print(f"1 GiB, store on tmpfs: made in {bare:.2f} s, as a stage in {full:.2f} s")
     name, hashing = hasher()
     if name:
-        b3sum = median(hashing() for _ in range(5))
+        b3sum = median(hashing(source) for _ in range(5))
         print(f"       {name} takes {b3sum:.2f} s; the aim for a commit is 0.25 s")
         bar(f"1 GiB committed, against {name}", max(full - bare, 0) / b3sum, 1.3, "x")
     else:
         print("       neither b3sum (cargo install b3sum) nor blake3 for Python (pip install blake3): not compared")
+    shutil.copyfile(source, "o")
+    shutil.rmtree(memory)
+    # A file that changed a moment ago is hashed again, since its clock may be too coarse to tell.
     time.sleep(2.5)
-    drop(".store")
     with open("reader.toml", "w") as file:
         file.write('[stages.reader]\nkind = "command"\ndata = { big = "o" }\nargv = ["true", "${data.big}"]\n')
     timed([sepia, "run", "reader.toml", "--store", ".store"])
@@ -151,10 +168,12 @@ def large():
 
 def many():
     script = "mkdir o; cd o; seq 10000 | split -l 1 -a 4 -; cd .."
-    bare, full = produced(script, ".store", f'[stages.many]\nkind = "command"\nargv = ["sh", "-c", "{script}"]\noutputs = {{ o = "o" }}\n')
-    print(f"10,000 files: made and synced in {bare:.2f} s, as a stage in {full:.2f} s")
-    bar("10,000 small files, beyond making them", full - bare, 0.3, "s")
-    drop(".store")
+    for where, place in (("on tmpfs", in_memory()), ("on the disk", os.getcwd())):
+        bare, full = produced(script, place)
+        print(f"10,000 files, store {where}: made and synced in {bare:.2f} s, as a stage in {full:.2f} s")
+        bar(f"10,000 small files, store {where}, beyond making and syncing them", full - bare, 0.3, "s")
+        if where == "on tmpfs":
+            shutil.rmtree(place)
 
 print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {subprocess.run([sepia, '--version'], capture_output=True, text=True).stdout.strip()}")
 for case in cases:

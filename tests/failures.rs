@@ -71,6 +71,36 @@ fn an_input_that_changes_while_a_stage_reads_it_is_noticed() {
 }
 
 #[test]
+fn an_input_that_vanishes_while_a_run_goes_on_is_said_before_and_after_its_stage() {
+    let project = Project::new();
+    project.write("data.txt", "before");
+    // `late` is to read what is gone by then, `during` has it taken away while it runs.
+    let stage = |name: &str, more: &str, script: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\n{more}argv = [\"sh\", \"-c\", \"{script}\", \"${{data.text}}\"]\noutputs = {{ out = \"out\" }}\ndata = {{ text = \"data.txt\" }}\n"
+        )
+    };
+    let during = stage("during", "", "cp $0 out; rm $0");
+    let late = stage("late", "inputs = { in = \"between\" }\n", "cp $0 out");
+    let between = "[stages.between]\nkind = \"command\"\ninputs = { in = \"maker\" }\nargv = [\"cp\", \"${inputs.in}\", \"out\"]\noutputs = { out = \"out\" }\n\
+                   [stages.maker]\nkind = \"command\"\nargv = [\"touch\", \"out\"]\noutputs = { out = \"out\" }\npriority = -1\n";
+    project.write("m.toml", &(during + &late + between));
+    let done = project.sepia(&["run", "m.toml", "-j", "1", "--keep-going"]);
+    assert_eq!(done.code, 1, "{}", done.err);
+    assert!(
+        done.err.contains("Failed during: an input file could not be read any more when the stage had run"),
+        "{}",
+        done.err
+    );
+    assert!(done.err.contains("Failed late: an input file cannot be read any more: "), "{}", done.err);
+    assert!(done.err.contains("put it back"), "{}", done.err);
+    assert_eq!(project.executions(), 2);
+    project.edit("m.toml", "; rm $0", "");
+    project.write("data.txt", "before");
+    assert!(project.run("m.toml").err.contains("2 ran, 2 cached"));
+}
+
+#[test]
 fn a_store_that_cannot_be_used_is_exit_code_3() {
     let project = Project::new();
     project.write("m.toml", "[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n");

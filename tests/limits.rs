@@ -1,6 +1,6 @@
 //! What a machine has to give: memory that runs out, devices that are shared, disks that are full or read-only.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -67,6 +67,71 @@ fn a_program_that_the_kernel_killed_for_memory_says_what_to_change() {
     assert_eq!(done.code, 1, "{}", done.err);
     assert!(done.err.contains("the program failed: the kernel killed it: out of memory (it held "), "{}", done.err);
     assert!(done.err.contains("resources = { memory = "), "{}", done.err);
+}
+
+/// A real limit and the real kernel: where this user may make a control group with a limit of memory of its own, which is
+/// the privilege of root as a rule.
+#[test]
+fn a_program_that_outgrows_its_control_group_is_told_from_one_that_merely_fails() {
+    let Some(group) = Group::with_limit(64 << 20) else {
+        eprintln!("skipped: this user may not make a control group that limits memory");
+        return;
+    };
+    let project = Project::new();
+    // The one holds its bytes itself; the other is a shell whose child does.
+    let tail = "head -c 400000000 /dev/zero | tail -c 300000000 > out";
+    let itself = script("itself", &format!("{tail}; kill -9 $$"), OUT);
+    let child = script("child", tail, OUT);
+    project.write(
+        "m.toml",
+        &(itself + &child + &script("merely", "exit 4", "") + &script("fine", "echo fine > out", OUT)),
+    );
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" run m.toml -j 1 --keep-going", group.0.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &enter, env!("CARGO_BIN_EXE_sepia")]).current_dir(project.path(""));
+    let done = Done::from(command.output().unwrap());
+    assert_eq!(done.code, 1, "{}", done.err);
+    let line =
+        |name: &str| done.err.lines().find(|line| line.contains(&format!("Failed {name}: "))).unwrap().to_owned();
+    assert!(line("itself").contains("the kernel killed it: out of memory"), "{}", done.err);
+    assert!(line("itself").contains("all together may use 64.0 MiB"), "{}", done.err);
+    assert!(line("child").contains("after the kernel had killed a process of it: out of memory"), "{}", done.err);
+    assert!(line("merely").ends_with("it exited with code 4"), "{}", done.err);
+    assert!(done.err.contains("1 ran, 0 cached, 3 failed"), "{}", done.err);
+}
+
+/// A control group of a test's own below that of this process.
+struct Group(PathBuf);
+
+impl Group {
+    fn with_limit(bytes: u64) -> Option<Self> {
+        let listed = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path_of = |wanted: &str| {
+            listed.lines().find_map(|line| {
+                let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+                controllers.split(',').any(|one| one == wanted).then(|| path.trim_start_matches('/').to_owned())
+            })
+        };
+        let (above, limit) = match (path_of("memory"), path_of("")) {
+            (Some(path), _) => (PathBuf::from("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes"),
+            (None, Some(path)) => (PathBuf::from("/sys/fs/cgroup").join(path), "memory.max"),
+            (None, None) => return None,
+        };
+        let own = above.join(format!("sepia-test-{}", std::process::id()));
+        std::fs::create_dir(&own).ok()?;
+        let group = Self(own);
+        let limited = std::fs::write(group.0.join(limit), bytes.to_string());
+        // Version 2 must also be kept from swapping; where there is no such file there is no swap to be had.
+        let _ = std::fs::write(group.0.join("memory.swap.max"), "0");
+        let _ = std::fs::write(group.0.join("memory.swappiness"), "0");
+        limited.is_ok().then_some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 #[test]
@@ -144,6 +209,33 @@ fn a_full_disk_is_said_and_nothing_is_lost() {
     assert!(done.err.contains("make room, then run again"), "{}", done.err);
     assert!(done.err.contains("1 ran, 1 cached"), "{}", done.err);
     assert!(done.out.contains("2 objects sound"), "{}", done.out);
+}
+
+/// The folders that hold objects may be links to another disk: what stages leave is copied there, whole or not at all.
+#[test]
+fn objects_on_another_file_system_come_over_and_its_being_full_is_said() {
+    let project = Project::new();
+    let tree = script("tree", "mkdir -p out/a/b; echo leaf > out/a/b/c; echo top > out/d", OUT);
+    let file = script("file", "head -c 3000000 /dev/zero > out", &format!("inputs = {{ in = \"tree\" }}\n{OUT}"));
+    project.write("m.toml", &(tree + &file));
+    let mount = "mkdir other && mount -t tmpfs -o size=1m none other";
+    let steps = "mkdir other/objects other/trees; \"$SEPIA\" run m.toml tree; rm -rf .sepia/objects; ln -s \"$PWD/other/objects\" .sepia/objects; \
+                 mv .sepia/trees/* other/trees; rmdir .sepia/trees; ln -s \"$PWD/other/trees\" .sepia/trees; \
+                 run() { \"$SEPIA\" run m.toml; echo code $?; }; run; ls other/objects/*/* | grep -v '^other/objects/..$'; \
+                 mount -o remount,size=64m other; run; run; \"$SEPIA\" cache verify; find -L .sepia/objects -type f | xargs wc -c";
+    let Some(done) = in_namespace(
+        &project,
+        &format!("{mount} && rmdir other 2> /dev/null; umount other; rmdir other"),
+        &format!("{mount} || exit 99; {steps}"),
+    ) else {
+        return;
+    };
+    let codes: Vec<&str> = done.out.lines().filter(|line| line.starts_with("code")).collect();
+    assert_eq!(codes, ["code 1", "code 0", "code 0"], "{}\n{}", done.out, done.err);
+    assert!(done.err.contains("cannot be stored: "), "{}", done.err);
+    assert!(done.err.contains("0 ran, 2 cached"), "{}", done.err);
+    assert!(done.out.contains("2 objects sound") && done.out.contains("3000000 "), "{}", done.out);
+    assert!(!done.out.contains("other/objects"), "nothing half-written is left: {}", done.out);
 }
 
 #[test]

@@ -122,12 +122,20 @@ impl Run<'_, '_> {
             return Ok(None);
         }
         let before = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
-        let now = self.keys.inputs_of(id, &self.outputs).ok().map(|inputs| inputs.key());
-        Ok((now != before).then(|| Failure {
-            message: "an input file changed while the stage ran, so its result is not kept".to_owned(),
-            help: Some("run again when the file is complete".to_owned()),
-            ..Failure::default()
-        }))
+        let (message, help) = match self.keys.inputs_of(id, &self.outputs) {
+            Ok(now) if Some(now.key()) == before => return Ok(None),
+            Ok(_) => (
+                "an input file changed while the stage ran, so its result is not kept".to_owned(),
+                "run again when the file is complete",
+            ),
+            Err(error) => (
+                format!(
+                    "an input file could not be read any more when the stage had run, so its result is not kept: {error}"
+                ),
+                "put it back and leave it there while stages read it, then run again",
+            ),
+        };
+        Ok(Some(Failure { message, help: Some(help.to_owned()), ..Failure::default() }))
     }
 
     pub(super) fn attempt_failed(

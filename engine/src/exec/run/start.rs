@@ -32,9 +32,7 @@ impl Run<'_, '_> {
             let inputs = match self.keys.inputs_of(id, &self.outputs) {
                 Ok(inputs) => inputs,
                 Err(KeyError::File(error)) => {
-                    let failure =
-                        Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
-                    self.fail(id, failure)?;
+                    self.fail(id, unreadable(&error))?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -103,7 +101,7 @@ impl Run<'_, '_> {
 
     pub(super) fn start_attempts(&mut self) -> Result<(), RunError> {
         while let Some(id) = self.scheduler.next_to_start() {
-            let Some((key, _)) = self.nodes[id.index()].key.clone() else { continue };
+            let Some(key) = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key) else { continue };
             let name = &self.plan.node(id).name;
             if self.nodes[id.index()].lock.is_none() {
                 let owner = format!("process {}, run {}, stage {name}", std::process::id(), self.record.run);
@@ -148,11 +146,7 @@ impl Run<'_, '_> {
         let places = Places { folder: &self.plan.folder, downloads: Some(&downloads) };
         let params = match with_files(&node.params, places) {
             Ok(params) => params,
-            Err(error) => {
-                let failure =
-                    Failure { message: format!("an input file cannot be read: {error}"), ..Failure::default() };
-                return self.fail(id, failure);
-            }
+            Err(error) => return self.fail(id, unreadable(&error)),
         };
         let folder = self.store.attempts_dir().join(&self.record.run).join(format!("{}-{attempt}", id.0));
         let mut job = Job {
@@ -249,6 +243,15 @@ impl Run<'_, '_> {
             self.record.gather_provenance(&self.options.program, &self.plan.folder);
         }
         Ok(())
+    }
+}
+
+/// A file of the author's that was there when the plan was made.
+fn unreadable(error: &std::io::Error) -> Failure {
+    Failure {
+        message: format!("an input file cannot be read any more: {error}"),
+        help: Some("put it back and leave it there while the run goes on, then run again".to_owned()),
+        ..Failure::default()
     }
 }
 
