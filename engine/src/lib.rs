@@ -12,6 +12,7 @@ pub mod exec;
 pub mod fetch;
 pub mod graph;
 pub mod key;
+mod log_tail;
 pub mod manifest;
 pub mod plan;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::PathBuf,
     process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -25,6 +25,7 @@ use crate::{
     event::Failure,
     graph::NodeId,
     key::StageKey,
+    log_tail::log_tail,
     manifest::StageDecl,
     stage::{Job, MetricPoint, StageEntry, parse_metrics},
 };
@@ -350,7 +351,7 @@ impl Attempt {
         Failure {
             message: message.to_owned(),
             help: disk_full(&self.log),
-            log_tail: tail(&self.log, 12),
+            log_tail: log_tail(&self.log, 12),
             log: self.log.to_string(),
             ..Failure::default()
         }
@@ -363,19 +364,4 @@ fn disk_full(log: &Utf8Path) -> Option<String> {
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let size = crate::report::figures::bytes(free);
     (free < 1 << 20).then(|| format!("the disk of the store has only {size} left: make room, then run again"))
-}
-
-/// The last lines of a file that may be huge.
-pub(super) fn tail(path: &Utf8Path, lines: usize) -> Vec<String> {
-    let read = || -> std::io::Result<Vec<String>> {
-        let mut file = fs_err::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(16 * 1024)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<&str> = text.lines().collect();
-        Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
-    };
-    read().unwrap_or_default()
 }

@@ -11,8 +11,12 @@ use sepia_cache::{Digest, Record, RunRow, Store, StoreError};
 use crate::{
     event::RunEvent,
     exec::recorder::{self, PlanFile, read_events},
+    log_tail::log_tail,
     stage::{MetricPoint, Progress, parse_metrics},
 };
+
+/// Of a log, on the page.
+const LOG_LINES: usize = 20;
 
 /// A run.
 pub(crate) struct RunView {
@@ -218,7 +222,7 @@ fn follow(store: &Store, row: &RunRow, alive: bool, nodes: &mut [NodeView]) -> R
             let name = format!("{number}-{}", node.attempt);
             let metrics = store.attempts_dir().join(&row.run).join(&name).join("metrics.tsv");
             node.metrics = fs_err::read_to_string(metrics).map(|text| parse_metrics(&text)).unwrap_or_default();
-            node.log = tail(&folder.join("logs").join(format!("{name}.log")));
+            node.log = log_tail(&folder.join("logs").join(format!("{name}.log")), LOG_LINES);
         }
     }
     Ok(())
@@ -227,28 +231,9 @@ fn follow(store: &Store, row: &RunRow, alive: bool, nodes: &mut [NodeView]) -> R
 fn logs_of_failures(nodes: &mut [NodeView]) {
     for node in nodes.iter_mut().filter(|node| node.state == State::Failed) {
         if let Some(log) = node.record.as_ref().and_then(|record| record.provenance["log"].as_str()) {
-            node.log = tail(&Utf8PathBuf::from(log));
+            node.log = log_tail(&Utf8PathBuf::from(log), LOG_LINES);
         }
     }
-}
-
-/// The last lines of a file, none if it cannot be read.
-fn tail(path: &camino::Utf8Path) -> Vec<String> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    const BYTES: u64 = 8192;
-    const LINES: usize = 20;
-    let mut text = Vec::new();
-    let read = fs_err::File::open(path).and_then(|mut file| {
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
-        file.take(BYTES).read_to_end(&mut text)
-    });
-    if read.is_err() {
-        return Vec::new();
-    }
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// Edges of nodes that the plan file does not tell: from what their results were made of.

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     event::Failure,
-    exec::attempt::{Attempt, Ended, Ending, Message, tail},
+    exec::attempt::{Attempt, Ended, Ending, Message},
     graph::NodeId,
+    log_tail::log_tail,
 };
 
 /// A node that runs, or waits to.
@@ -86,7 +87,7 @@ impl Slurm {
     pub(super) fn fail(&mut self, node: NodeId, mut failure: Failure, timed_out: bool) {
         let Some(task) = self.tasks.get(&node) else { return };
         let log = self.log_of(task);
-        failure.log_tail = tail(&log, 12);
+        failure.log_tail = log_tail(&log, 12);
         if failure.log_tail.is_empty()
             && let Some((batch, n)) = task.place.as_ref().and_then(|(batch, n)| Some((self.batches.get(batch)?, *n)))
         {
