@@ -23,6 +23,16 @@ struct Cost {
     user: f64,
 }
 
+impl Cost {
+    fn wall(self) -> f64 {
+        self.wall
+    }
+
+    fn user(self) -> f64 {
+        self.user
+    }
+}
+
 struct Measured {
     name: &'static str,
     rounds: Vec<Cost>,
@@ -56,15 +66,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for method in &measured {
         let of = |part: fn(Cost) -> f64| median(method.rounds.iter().map(|cost| part(*cost)));
         let ratio = |part: fn(Cost) -> f64| median(method.rounds.iter().zip(&full).map(|(a, b)| part(*a) / part(*b)));
-        let (wall, user): (fn(Cost) -> f64, fn(Cost) -> f64) = (|cost| cost.wall, |cost| cost.user);
         println!(
             "{:<10} {:>10.0} {:>8.1} {:>8.3} {:>8.1} {:>8.3} {:>12.1} {:>14.0}",
             method.name,
-            16.0 * 128.0 / of(wall) * 1e3,
-            of(wall),
-            ratio(wall),
-            of(user),
-            ratio(user),
+            16.0 * 128.0 / of(Cost::wall) * 1e3,
+            of(Cost::wall),
+            ratio(Cost::wall),
+            of(Cost::user),
+            ratio(Cost::user),
             median(method.renewal.iter().copied()),
             method.state_bytes,
         );
