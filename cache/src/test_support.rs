@@ -198,7 +198,7 @@ pub(crate) fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it never came");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(300), "it never came");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

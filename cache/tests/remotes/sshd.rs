@@ -87,6 +87,17 @@ fn downloaded(lab: &Lab, store: &str) -> u64 {
     largest(&lab.root.join(store).join("cache/incoming"), &|name| name == "data" || name == "wire")
 }
 
+/// Pushes something large; the first server dies in the middle of it, and another takes its place.
+fn push_past_a_kill(lab: &Lab) {
+    produce_large(&lab.store("ours"), LARGE);
+    let push = lab.start("send ours");
+    wait_for(|| (uploaded(lab) > 1 << 20).then_some(()));
+    let first = servers(lab);
+    signal(&first, Signal::KILL);
+    assert_eq!(Lab::end(push), Ok(()));
+    assert!(servers(lab).len() > first.len(), "it was started again");
+}
+
 #[test]
 fn twenty_who_push_at_once_lose_nothing() {
     // A machine that does other things may leave one of forty processes waiting for long.
@@ -97,14 +108,7 @@ fn twenty_who_push_at_once_lose_nothing() {
 #[test]
 fn a_server_that_is_killed_is_started_again_and_nothing_is_sent_twice() {
     let Some(lab) = lab("", "") else { return };
-    produce_large(&lab.store("ours"), LARGE);
-    let push = lab.start("send ours");
-    // The first server dies in the middle of the push.
-    wait_for(|| (uploaded(&lab) > 1 << 20).then_some(()));
-    let first = servers(&lab);
-    signal(&first, Signal::KILL);
-    assert_eq!(Lab::end(push), Ok(()));
-    assert!(servers(&lab).len() > first.len(), "it was started again");
+    push_past_a_kill(&lab);
     let pull = lab.start("fetch theirs");
     wait_for(|| (downloaded(&lab, "theirs") > 1 << 20).then_some(()));
     let before = servers(&lab);
@@ -214,13 +218,7 @@ fn sftp_lab() -> Option<Lab> {
 #[test]
 fn a_host_without_sepia_is_reached_over_its_sftp() {
     let Some(lab) = sftp_lab() else { return };
-    produce_large(&lab.store("ours"), LARGE);
-    let push = lab.start("send ours");
-    wait_for(|| (uploaded(&lab) > 1 << 20).then_some(()));
-    let first = servers(&lab);
-    signal(&first, Signal::KILL);
-    assert_eq!(Lab::end(push), Ok(()));
-    assert!(servers(&lab).len() > first.len(), "it was started again");
+    push_past_a_kill(&lab);
     let way = lab.store("ours").remotes().unwrap().remove(0).probe.way;
     assert_eq!(way, Some(sepia_cache::Way::Sftp));
     // A client that is killed leaves what it has got, and goes on from there.

@@ -11,6 +11,8 @@
 //! push that was torn off reads back what is there. `remote add` remembers which of the two it was.
 
 mod connection;
+#[cfg(test)]
+mod cut;
 mod frame;
 mod line;
 mod place;

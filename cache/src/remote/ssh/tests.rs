@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
+use super::cut::Cut;
 use super::line::Transport;
 use super::place::Place;
 use super::protocol::{Ask, Greeting};
@@ -13,42 +14,6 @@ use crate::remote::config::RemoteConfig;
 use crate::remote::{OpenRemote, RemoteOptions, connect};
 use crate::test_support::{Fixture, record};
 use crate::{Digest, StoreError, What};
-
-/// A way of which the bytes run out.
-struct Cut<S> {
-    stream: S,
-    left: Arc<AtomicI64>,
-}
-
-impl<S> Cut<S> {
-    fn grant(&self, wanted: usize) -> io::Result<usize> {
-        let left = usize::try_from(self.left.load(Ordering::SeqCst)).unwrap_or(0);
-        if left == 0 {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        let n = wanted.min(left);
-        self.left.fetch_sub(n as i64, Ordering::SeqCst);
-        Ok(n)
-    }
-}
-
-impl<S: Read> Read for Cut<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.grant(buffer.len())?;
-        self.stream.read(&mut buffer[..n])
-    }
-}
-
-impl<S: Write> Write for Cut<S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.grant(bytes.len())?;
-        self.stream.write(&bytes[..n])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
 
 /// What serves the other end of a stream.
 type Host = fn(UnixStream);
@@ -71,8 +36,8 @@ fn remote(folder: &str, host: Host, bytes: i64, dialled: &Arc<AtomicU32>) -> Ssh
         let ends = ours.try_clone()?;
         let left = || Arc::new(AtomicI64::new(bytes));
         Ok(Transport {
-            from: Box::new(Cut { stream: ours.try_clone()?, left: left() }),
-            to: Box::new(Cut { stream: ours, left: left() }),
+            from: Box::new(Cut::new(ours.try_clone()?, left())),
+            to: Box::new(Cut::new(ours, left())),
             hang_up: Box::new(move |_| drop(ends.shutdown(Shutdown::Both))),
             why: Box::new(|_| None),
         })

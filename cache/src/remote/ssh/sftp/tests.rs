@@ -2,50 +2,15 @@
 
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 
 use super::packet::{DATA, HANDLE, STATUS, VERSION};
 use super::*;
+use crate::remote::ssh::cut::Cut;
 use crate::remote::ssh::line::Transport;
 use crate::remote::{OpenRemote, RemoteOptions};
 use crate::test_support::{Fixture, record};
 use crate::{StoreError, What};
-
-/// A way of which the bytes run out.
-struct Cut<S> {
-    stream: S,
-    left: AtomicI64,
-}
-
-impl<S> Cut<S> {
-    fn grant(&self, wanted: usize) -> io::Result<usize> {
-        let left = usize::try_from(self.left.load(Ordering::SeqCst)).unwrap_or(0);
-        let n = wanted.min(left);
-        if n == 0 && wanted > 0 {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        self.left.fetch_sub(n as i64, Ordering::SeqCst);
-        Ok(n)
-    }
-}
-
-impl<S: Read> Read for Cut<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.grant(buffer.len())?;
-        self.stream.read(&mut buffer[..n])
-    }
-}
-
-impl<S: Write> Write for Cut<S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.grant(bytes.len())?;
-        self.stream.write(&bytes[..n])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
 
 const SERVERS: [&str; 3] = ["/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server", "/usr/libexec/openssh/sftp-server"];
 
@@ -61,9 +26,10 @@ fn remote(f: &Fixture, arguments: &'static [&'static str], bytes: i64) -> Option
         let mut child = Command::new(server).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let child = Mutex::new(child);
+        let left = || Arc::new(AtomicI64::new(bytes));
         Ok(Transport {
-            from: Box::new(Cut { stream: from, left: AtomicI64::new(bytes) }),
-            to: Box::new(Cut { stream: to, left: AtomicI64::new(bytes) }),
+            from: Box::new(Cut::new(from, left())),
+            to: Box::new(Cut::new(to, left())),
             hang_up: Box::new(move |_| {
                 let mut child = child.lock().unwrap();
                 let _ = child.kill();
