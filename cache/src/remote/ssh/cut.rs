@@ -16,28 +16,33 @@ impl<S> Cut<S> {
         Self { stream, left }
     }
 
-    fn grant(&self, wanted: usize) -> io::Result<usize> {
+    /// Of so many bytes, how many may still pass.
+    fn allowed(&self, wanted: usize) -> io::Result<usize> {
         let left = usize::try_from(self.left.load(Ordering::SeqCst)).unwrap_or(0);
-        let n = wanted.min(left);
-        if n == 0 && wanted > 0 {
+        if left == 0 && wanted > 0 {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        self.left.fetch_sub(n as i64, Ordering::SeqCst);
-        Ok(n)
+        Ok(wanted.min(left))
+    }
+
+    /// Only what has really passed counts: how much comes at a time is the system's affair.
+    fn passed(&self, bytes: usize) -> usize {
+        self.left.fetch_sub(bytes as i64, Ordering::SeqCst);
+        bytes
     }
 }
 
 impl<S: Read> Read for Cut<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.grant(buffer.len())?;
-        self.stream.read(&mut buffer[..n])
+        let n = self.allowed(buffer.len())?;
+        self.stream.read(&mut buffer[..n]).map(|n| self.passed(n))
     }
 }
 
 impl<S: Write> Write for Cut<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.grant(bytes.len())?;
-        self.stream.write(&bytes[..n])
+        let n = self.allowed(bytes.len())?;
+        self.stream.write(&bytes[..n]).map(|n| self.passed(n))
     }
 
     fn flush(&mut self) -> io::Result<()> {

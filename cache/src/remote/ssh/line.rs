@@ -144,6 +144,17 @@ impl<G: Clone + Send + 'static, A: Send + 'static> Line<G, A> {
         Ok(line)
     }
 
+    /// Says hello, and waits for what the other side says first. Where nobody listens, what came back says more than that
+    /// this way is closed, so it is left to who reads to say why it is over.
+    pub(super) fn greet(&self, hello: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<G> {
+        {
+            let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watched = Watched { to: &mut **to, shared: &self.shared };
+            let _ = hello(&mut watched).and_then(|()| watched.flush());
+        }
+        self.greeting()
+    }
+
     /// What the other side said first, once it has.
     pub(super) fn greeting(&self) -> io::Result<G> {
         let mut state = self.shared.state();

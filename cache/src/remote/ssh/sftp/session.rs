@@ -39,8 +39,7 @@ impl Session {
     /// Waits for the server to say who it is.
     pub(super) fn open(transport: Transport, timeout: Duration) -> io::Result<Self> {
         let line = Line::open(transport, timeout, |shared, from| take_answers(shared, &mut *from))?;
-        line.say(packet::write_init)?;
-        let extensions = line.greeting()?;
+        let extensions = line.greet(packet::write_init)?;
         Ok(Self { line, extensions })
     }
 
@@ -54,8 +53,10 @@ impl Session {
 }
 
 fn take_answers(shared: &Shared<Extensions, Came>, from: &mut impl BufRead) -> io::Result<()> {
-    let Some(mut hello) = packet::read(from)? else {
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "no sftp server answered"));
+    let mut hello = match packet::read(from) {
+        Ok(Some(hello)) => hello,
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
+        _ => return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "no sftp server answered")),
     };
     if hello.what != VERSION || hello.id < 3 {
         return Err(io::Error::new(
