@@ -14,7 +14,7 @@ trap 'rm -rf "$store"' EXIT
 import json, sys
 rows = {record["node"]: record["results"] for record in json.load(sys.stdin)}
 full = float(rows["train[full,per_layer=false]"]["peak_memory_bytes"])
-print(f"{"run":<36} {"peak MiB":>9} {"x full":>7} {"state MiB":>10}")
+print("{:<36} {:>9} {:>7} {:>10}".format("run", "peak MiB", "x full", "state MiB"))
 for node, results in sorted(rows.items()):
     peak, state = (float(results[name]) for name in ("peak_memory_bytes", "optimizer_state_bytes"))
     print(f"{node:<36} {peak / 2**20:>9.1f} {peak / full:>7.3f} {state / 2**20:>10.1f}")
