@@ -8,7 +8,7 @@ use sepia_cache::{Digest, FileDigests, ObjectRef, StoreError};
 use crate::{
     graph::NodeId,
     key::{KEY_SCHEMA, KeyInputs},
-    plan::{Plan, names_files, with_content},
+    plan::{Plan, with_content},
 };
 
 /// The stored outputs of a node, by port.
@@ -32,16 +32,13 @@ pub enum KeyError {
 pub struct KeyMaker<'p> {
     plan: &'p Plan,
     files: FileDigests,
-    /// Whether a node's parameters name external files, found out once.
-    external: Vec<bool>,
 }
 
 impl<'p> KeyMaker<'p> {
     /// A maker over a plan and the store's cache of file digests.
     #[must_use]
     pub fn new(plan: &'p Plan, files: FileDigests) -> Self {
-        let external = plan.nodes.iter().map(|node| names_files(&node.params)).collect();
-        Self { plan, files, external }
+        Self { plan, files }
     }
 
     /// What a node's key is made of. `outputs` must hold those of every node it needs.
@@ -59,7 +56,7 @@ impl<'p> KeyMaker<'p> {
                 None => drop(inputs.insert(wire.port.clone(), vec![object.digest])),
             }
         }
-        let params = if self.external[id.index()] {
+        let params = if node.reads_files {
             Arc::new(with_content(&node.params, &self.plan.folder, |path| self.digest(path))?)
         } else {
             Arc::clone(&node.params)
@@ -74,12 +71,6 @@ impl<'p> KeyMaker<'p> {
             device: node.entry.on_device.then(|| node.device.class().to_owned()),
             dtype: node.entry.on_device.then(|| node.dtype.name().to_owned()),
         })
-    }
-
-    /// Whether a node reads files outside the store.
-    #[must_use]
-    pub fn reads_files(&self, id: NodeId) -> bool {
-        self.external[id.index()]
     }
 
     /// The digests of external files.

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     graph::NodeId,
     key::StageKey,
-    plan::{Plan, content_of, external_files, names_files},
+    plan::{Plan, content_of, external_files},
     stage::Written,
 };
 
@@ -134,7 +134,7 @@ impl Standing {
             nodes.push((node.name.clone(), *kinds.entry(node.entry.kind).or_insert(next)));
             keys.push_str(&key.to_string());
             seal.add(&key, &outputs);
-            let files = if names_files(&node.params) { external_files(&node.params) } else { Vec::new() };
+            let files = if node.reads_files { external_files(&node.params) } else { Vec::new() };
             for file in files {
                 if let Entry::Vacant(place) = named.entry(file.written) {
                     let digest = |path: &Utf8Path| Ok::<_, KeyError>(digests.digest(path)?);

@@ -1,16 +1,15 @@
 //! What the nodes of a plan will need, and whether the machine has it.
 //!
-//! Estimates are made when they are asked for, not when a manifest is resolved: most commands do not need them. Facts flow
-//! along the wires again, from canonical parameters.
+//! Estimates are made when they are asked for, not when a manifest is resolved: most commands do not need them.
 
 use std::collections::BTreeMap;
 
-use super::{Node, Plan, place_of};
+use super::{Node, Plan, facts, place_of};
 use crate::{
     diagnostic::Diagnostic,
     graph::NodeId,
     report::figures::{bytes, count},
-    stage::{Check, Device, Estimate, Facts},
+    stage::{Check, Device, Estimate},
     wide,
 };
 
@@ -23,36 +22,18 @@ pub struct Machine {
     pub free_disk: Option<u64>,
 }
 
-/// What each chosen node needs, by its number; empty for the others and where nothing is known. What flows into a chosen
-/// node is followed even where it comes from one that is not.
+/// What each chosen node needs, by its number; empty for the others and where nothing is known.
 #[must_use]
 pub fn estimates(plan: &Plan, chosen: &[bool]) -> Vec<Estimate> {
-    let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); plan.nodes.len()];
-    let mut found = vec![Estimate::default(); plan.nodes.len()];
-    for level in plan.graph.levels() {
-        let made = wide::map(&level, |id| estimate(plan, plan.node(*id), &facts));
-        for (id, (stated, estimate)) in level.iter().zip(made) {
-            facts[id.index()] = stated;
-            if chosen[id.index()] {
-                found[id.index()] = estimate;
-            }
-        }
-    }
-    found
+    let nodes: Vec<(&Node, bool)> = plan.nodes.iter().zip(chosen.iter().copied()).collect();
+    wide::map(&nodes, |(node, chosen)| if *chosen { estimate(plan, node) } else { Estimate::default() })
 }
 
-fn estimate(plan: &Plan, node: &Node, facts: &[BTreeMap<String, Facts>]) -> (BTreeMap<String, Facts>, Estimate) {
-    if node.entry.open {
-        return Default::default();
-    }
-    let mut inputs: BTreeMap<String, Vec<Facts>> = BTreeMap::new();
-    for wire in &node.wires {
-        let known = facts[wire.from.index()].get(&wire.output).cloned().unwrap_or_default();
-        inputs.entry(wire.port.clone()).or_default().push(known);
-    }
-    let mut check = Check::new(&inputs, &plan.folder);
-    let estimate = (node.entry.estimate)(&node.params, &mut check, node.dtype);
-    (check.finish().0, estimate)
+/// What a node needs; empty where nothing is known.
+#[must_use]
+pub fn estimate(plan: &Plan, node: &Node) -> Estimate {
+    let inputs = facts::of_inputs(&node.wires, |from| &plan.node(from).facts);
+    (node.entry.estimate)(&node.params, &Check::new(&inputs, &plan.folder), node.dtype)
 }
 
 /// Warnings about the nodes of a list that this machine has not enough memory or disk for. One for all cells of a sweep.

@@ -31,7 +31,7 @@ pub fn external_files(params: &Value) -> Vec<ExternalFile> {
     found
 }
 
-/// Whether canonical parameters name a file at all. Asked of every node, so no paths are made.
+/// Whether canonical parameters name a file at all. A [`Node`](super::Node) knows it of its own.
 #[must_use]
 pub fn names_files(params: &Value) -> bool {
     match params {
@@ -151,9 +151,6 @@ impl FileCheck {
     }
 
     pub(super) fn check(&mut self, decl: &StageDecl, params: &Value, found: &mut Vec<Diagnostic>) {
-        if !names_files(params) {
-            return;
-        }
         for file in external_files(params) {
             for written in &file.written {
                 let Written::Path(written) = written else { continue };

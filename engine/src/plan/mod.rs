@@ -6,6 +6,7 @@
 mod device;
 mod estimate;
 mod external;
+mod facts;
 #[cfg(test)]
 mod fuzz_tests;
 mod kind_info;
@@ -16,7 +17,7 @@ mod select;
 mod wiring;
 
 pub use device::resolve_device;
-pub use estimate::{Machine, estimates, over_limits};
+pub use estimate::{Machine, estimate, estimates, over_limits};
 pub(crate) use external::content_of;
 pub use external::{ExternalFile, external_files, names_files, remotes, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
@@ -28,7 +29,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use self::kind_info::KindInfo;
+use self::{facts::OutputFacts, kind_info::KindInfo};
 use crate::{
     device::Gpus,
     diagnostic::{Diagnostic, Severity, dedupe},
@@ -78,14 +79,14 @@ impl Plan {
             None => vec![(0u32..).take(stages.len()).map(NodeId).collect()],
         };
         let mut nodes: Vec<Option<Node>> = vec![None; stages.len()];
-        let mut facts: Vec<BTreeMap<String, Facts>> = vec![BTreeMap::new(); stages.len()];
+        let mut facts = vec![OutputFacts::new(); stages.len()];
         let mut files = external::FileCheck::new(folder);
         let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
         for level in levels {
-            let known = graph.as_ref().map(|_| (&wiring, facts.as_slice()));
             let checked = wide::map(&level, |id| {
                 let decl = &stages[id.index()];
-                let inputs = known.map(|(wiring, facts)| wiring.facts_of(*id, facts)).unwrap_or_default();
+                let wires = if graph.is_some() { wiring.of(*id) } else { &[] };
+                let inputs = facts::of_inputs(wires, |from| &facts[from.index()]);
                 kinds.get(&decl.kind.text).map(|kind| check_stage(decl, kind, registry, defaults, &inputs, folder))
             });
             for (id, checked) in level.into_iter().zip(checked) {
@@ -94,10 +95,17 @@ impl Plan {
                 found.extend(checked.found);
                 facts[id.index()] = checked.facts;
                 let Some(resolved) = checked.resolved else { continue };
-                files.check(decl, &resolved.params, &mut found);
+                if resolved.reads_files {
+                    files.check(decl, &resolved.params, &mut found);
+                }
                 let Some(device) = checked.device else { continue };
                 nodes[id.index()] =
                     Some(Node::new(manifest.seed, Arc::clone(decl), checked.kind, resolved, device, wiring.take(id)));
+            }
+        }
+        for (node, facts) in nodes.iter_mut().zip(facts) {
+            if let Some(node) = node {
+                node.facts = facts;
             }
         }
         found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
@@ -141,7 +149,7 @@ struct Checked<'k> {
     kind: &'k KindInfo,
     resolved: Option<params::Resolved>,
     device: Option<(Device, Dtype)>,
-    facts: BTreeMap<String, Facts>,
+    facts: OutputFacts,
     found: Vec<Diagnostic>,
 }
 

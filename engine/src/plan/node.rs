@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{kind_info::KindInfo, params::Resolved, wiring::PlannedWire};
+use super::{facts::OutputFacts, kind_info::KindInfo, params::Resolved, wiring::PlannedWire};
 use crate::{
     graph::NodeId,
     manifest::StageDecl,
@@ -38,6 +38,10 @@ pub struct Node {
     pub outputs: Vec<OutputPort>,
     /// Its seed, whether or not its kind uses one.
     pub seed: u64,
+    /// Whether its parameters name files outside the store.
+    pub reads_files: bool,
+    /// What is known of its outputs before they exist.
+    pub(super) facts: OutputFacts,
     /// Where it computes.
     pub device: Device,
     /// What it computes in.
@@ -69,6 +73,8 @@ impl Node {
             wires,
             outputs: kind.outputs(&decl),
             seed: decl.seed.unwrap_or(default_seed),
+            reads_files: resolved.reads_files,
+            facts: OutputFacts::new(),
             device,
             dtype,
             decl,

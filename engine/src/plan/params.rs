@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use crate::{
     diagnostic::{Diagnostic, nearest},
     manifest::{Owner, RESERVED, StageDecl, misfit, unknown_field},
-    plan::kind_info::KindInfo,
+    plan::{kind_info::KindInfo, names_files},
     stage::{Check, Problem},
     value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
 };
@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct Resolved {
     pub(super) params: serde_json::Value,
     pub(super) knobs: serde_json::Value,
+    /// Whether the parameters name files outside the store: found out here, where nodes are looked at on all threads.
+    pub(super) reads_files: bool,
 }
 
 /// Decodes what is left in a stage table. `None` when something is wrong, which is then in `found`.
@@ -50,7 +52,8 @@ pub(super) fn resolve(
     });
     let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value, _| (kind.entry.canonical_knobs)(value));
     (found.len() == before).then_some(())?;
-    Some(Resolved { params: params?, knobs: knobs? })
+    let params = params?;
+    Some(Resolved { reads_files: names_files(&params), params, knobs: knobs? })
 }
 
 /// serde stops at the first error. To find the others, the field at fault is taken out and the rest decoded again; a

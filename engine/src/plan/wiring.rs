@@ -1,16 +1,13 @@
 //! Joins inputs to outputs by name and type.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{OutputPort, kind_info::KindTable};
 use crate::{
     diagnostic::{Diagnostic, nearest},
     graph::NodeId,
     manifest::{InputDecl, MAX_SUGGESTIONS, StageDecl, Word},
-    stage::{Facts, Port, PortType, Registry},
+    stage::{Port, PortType, Registry},
 };
 
 /// A wire into a node's port.
@@ -38,14 +35,8 @@ impl Wiring {
         std::mem::take(&mut self.wires[id.index()])
     }
 
-    /// The facts of what is connected to each port of a node.
-    pub(super) fn facts_of(&self, id: NodeId, facts: &[BTreeMap<String, Facts>]) -> BTreeMap<String, Vec<Facts>> {
-        let mut found: BTreeMap<String, Vec<Facts>> = BTreeMap::new();
-        for wire in &self.wires[id.index()] {
-            let known = facts[wire.from.index()].get(&wire.output).cloned().unwrap_or_default();
-            found.entry(wire.port.clone()).or_default().push(known);
-        }
-        found
+    pub(super) fn of(&self, id: NodeId) -> &[PlannedWire] {
+        &self.wires[id.index()]
     }
 }
 

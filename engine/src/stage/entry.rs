@@ -35,7 +35,7 @@ pub struct StageEntry {
     pub(crate) params_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) knobs_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) resolve: fn(&Value, &mut Check<'_>) -> Result<serde_json::Value, ValueError>,
-    pub(crate) estimate: fn(&serde_json::Value, &mut Check<'_>, Dtype) -> Estimate,
+    pub(crate) estimate: fn(&serde_json::Value, &Check<'_>, Dtype) -> Estimate,
     pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
 }
@@ -95,10 +95,9 @@ fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>) -> Result<serde_json:
     to_json(value, &typed)
 }
 
-/// From canonical parameters; also states the facts of the outputs.
-fn estimate<S: Stage>(params: &serde_json::Value, check: &mut Check<'_>, dtype: Dtype) -> Estimate {
+/// From canonical parameters.
+fn estimate<S: Stage>(params: &serde_json::Value, check: &Check<'_>, dtype: Dtype) -> Estimate {
     let Ok(params) = S::Params::deserialize(params) else { return Estimate::default() };
-    S::check(&params, check);
     S::estimate(&params, check, dtype)
 }
 

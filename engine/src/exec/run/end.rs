@@ -15,7 +15,7 @@ use crate::{
         state::NodeState,
     },
     graph::NodeId,
-    plan::estimates,
+    plan::estimate,
     stage::Device,
 };
 
@@ -105,8 +105,7 @@ impl Run<'_, '_> {
         if device::out_of_memory(&failure.message).is_none() {
             return failure;
         }
-        let only: Vec<bool> = self.plan.ids().map(|other| other == id).collect();
-        let estimate = estimates(self.plan, &only)[id.index()];
+        let estimate = estimate(self.plan, node);
         device::explained(failure, &node.name, &estimate, Gpus::of_this_machine(true).get(number).ok())
     }
 
@@ -118,7 +117,7 @@ impl Run<'_, '_> {
 
     /// If a file outside the store changed while a stage read it, nobody knows which bytes the result is of.
     pub(super) fn changed_input(&mut self, id: NodeId) -> Result<Option<Failure>, RunError> {
-        if !self.keys.reads_files(id) {
+        if !self.plan.node(id).reads_files {
             return Ok(None);
         }
         let before = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key);
