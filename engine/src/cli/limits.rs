@@ -6,14 +6,13 @@ use super::{output, project::Project};
 use crate::{
     exec::{self, Forecast, KeyError},
     graph::NodeId,
-    plan::{Machine, Selection, estimates, over_limits, select},
-    stage::Estimate,
+    plan::{Machine, Selection, over_limits, select},
 };
 
 /// Says what the machine has not enough of, for the nodes that are not in the store yet.
-pub(super) fn warn(store: &Utf8Path, project: &Project, estimates: &[Estimate], forecasts: &[Forecast]) {
+pub(super) fn warn(store: &Utf8Path, project: &Project, forecasts: &[Forecast]) {
     let to_run = |id: &NodeId| matches!(forecasts[id.index()], Forecast::Run(..) | Forecast::Unknown(_));
-    let found = over_limits(&project.plan, estimates, project.plan.ids().filter(to_run), machine(store));
+    let found = over_limits(&project.plan, project.plan.ids().filter(to_run), machine(store));
     output::warnings(&found, &project.sources);
 }
 
@@ -27,14 +26,13 @@ pub(super) fn warn_of_run(
     let plan = &project.plan;
     // Targets that do not exist and files that cannot be read are for the run to report.
     let Ok(chosen) = select(plan, selection) else { return };
-    let estimates = estimates(plan, &chosen);
     let everything = plan.ids().filter(|id| chosen[id.index()]);
-    if over_limits(plan, &estimates, everything, machine(store)).is_empty() {
+    if over_limits(plan, everything, machine(store)).is_empty() {
         return;
     }
     let Ok(forced) = exec::lookup::forced(plan, force, &chosen) else { return };
     if let Ok(forecasts) = forecast(&chosen, &forced) {
-        warn(store, project, &estimates, &forecasts);
+        warn(store, project, &forecasts);
     }
 }
 

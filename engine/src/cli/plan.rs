@@ -16,9 +16,10 @@ use crate::{
         ExecutorChoice, Forecast, KeyError, Lookup, Reason, Reasons, SlurmOptions, Standing, forecast_from, lookup,
         slurm::{Line, lines},
     },
-    plan::{Plan, estimates, select},
+    plan::{Plan, select},
     report::figures::{bytes, count},
     stage::{Estimate, Registry},
+    wide,
 };
 
 pub(super) fn plan(registry: Registry, global: &Global, args: &args::Plan) -> Result<Exit, Failure> {
@@ -59,11 +60,10 @@ pub(super) fn dry_run(
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
-    let mut looked = look(lookup, &project.plan, &selected, &forced)?;
-    looked.estimates = estimates(&project.plan, &selected);
+    let looked = look(lookup, &project.plan, &selected, &forced)?;
     let (now, later) = match super::executor::choose(&project.plan, executor)? {
         ExecutorChoice::Local => {
-            limits::warn(&path, &project, &looked.estimates, &looked.forecasts);
+            limits::warn(&path, &project, &looked.forecasts);
             (Vec::new(), Vec::new())
         }
         ExecutorChoice::Slurm(options) => sbatch_lines(&project.plan, &looked, &options),
@@ -112,7 +112,6 @@ fn submissions(when: &str, lines: &[Line]) -> String {
 
 struct Looked {
     forecasts: Vec<Forecast>,
-    estimates: Vec<Estimate>,
     reasons: Vec<Option<Reason>>,
 }
 
@@ -149,38 +148,34 @@ fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> 
         _ => Ok(None),
     });
     let reasons = reasons.collect::<Result<_, _>>()?;
-    Ok(Looked { forecasts, reasons, estimates: Vec::new() })
+    Ok(Looked { forecasts, reasons })
 }
 
 fn text(plan: &Plan, looked: &Looked) -> String {
-    let mut out = String::new();
-    let (mut cached, mut run, mut unknown) = (0, 0, 0);
-    for id in plan.graph.order() {
+    let lines = wide::map(plan.graph.order(), |id| {
         let node = plan.node(*id);
         let (word, detail) = match &looked.forecasts[id.index()] {
-            Forecast::Outside => continue,
-            Forecast::Cached(_) => {
-                cached += 1;
-                ("cached", String::new())
-            }
+            Forecast::Outside => return String::new(),
+            Forecast::Cached(_) => ("cached", String::new()),
             Forecast::Run(_, _) => {
-                run += 1;
                 let why = looked.reasons[id.index()].as_ref().map_or_else(|| "forced".to_owned(), Reason::summary);
-                ("run", why)
+                ("run", why + &needs(&node.estimate))
             }
             Forecast::Unknown(open) => {
-                unknown += 1;
                 let names: Vec<&str> = open.iter().take(3).map(|id| plan.node(*id).name.as_str()).collect();
                 let more = if open.len() > 3 { format!(" and {} more", open.len() - 3) } else { String::new() };
-                ("unknown", format!("depends on what {}{more} makes", names.join(", ")))
+                ("unknown", format!("depends on what {}{more} makes{}", names.join(", "), needs(&node.estimate)))
             }
         };
-        let detail = match word {
-            "cached" => detail,
-            _ => detail + &needs(&looked.estimates[id.index()]),
-        };
+        let mut out = String::new();
         line(&mut out, word, (&node.name, node.entry.kind), &detail);
-    }
+        out
+    });
+    let number = |of: fn(&Forecast) -> bool| looked.forecasts.iter().filter(|forecast| of(forecast)).count() as u64;
+    let cached = number(|forecast| matches!(forecast, Forecast::Cached(_)));
+    let run = number(|forecast| matches!(forecast, Forecast::Run(..)));
+    let unknown = number(|forecast| matches!(forecast, Forecast::Unknown(_)));
+    let mut out = lines.concat();
     totals(&mut out, cached, run, unknown);
     out
 }
@@ -223,7 +218,7 @@ fn as_json(plan: &Plan, looked: &Looked) -> serde_json::Value {
     let nodes = plan.graph.order().iter().filter_map(|id| {
         let node = plan.node(*id);
         let needs: Vec<&str> = plan.graph.dependencies(*id).into_iter().map(|id| plan.node(id).name.as_str()).collect();
-        let known = &looked.estimates[id.index()];
+        let known = &node.estimate;
         let mut estimate = json!(known);
         estimate["memory_bytes"] = json!(known.memory_bytes());
         let base = |state: &str, key: Option<String>| json!({ "node": node.name, "kind": node.entry.kind, "state": state, "key": key, "needs": needs, "estimate": estimate });

@@ -1,16 +1,13 @@
-//! What the nodes of a plan will need, and whether the machine has it.
-//!
-//! Estimates are made when they are asked for, not when a manifest is resolved: most commands do not need them.
+//! Whether the machine has what the nodes of a plan will need.
 
 use std::collections::BTreeMap;
 
-use super::{Node, Plan, facts, place_of};
+use super::{Node, Plan, place_of};
 use crate::{
     diagnostic::Diagnostic,
     graph::NodeId,
     report::figures::{bytes, count},
-    stage::{Check, Device, Estimate},
-    wide,
+    stage::{Device, Estimate},
 };
 
 /// What there is to give.
@@ -22,41 +19,22 @@ pub struct Machine {
     pub free_disk: Option<u64>,
 }
 
-/// What each chosen node needs, by its number; empty for the others and where nothing is known.
-#[must_use]
-pub fn estimates(plan: &Plan, chosen: &[bool]) -> Vec<Estimate> {
-    let nodes: Vec<(&Node, bool)> = plan.nodes.iter().zip(chosen.iter().copied()).collect();
-    wide::map(&nodes, |(node, chosen)| if *chosen { estimate(plan, node) } else { Estimate::default() })
-}
-
-/// What a node needs; empty where nothing is known.
-#[must_use]
-pub fn estimate(plan: &Plan, node: &Node) -> Estimate {
-    let inputs = facts::of_inputs(&node.wires, |from| &plan.node(from).facts);
-    (node.entry.estimate)(&node.params, &Check::new(&inputs, &plan.folder), node.dtype)
-}
-
 /// Warnings about the nodes of a list that this machine has not enough memory or disk for. One for all cells of a sweep.
 #[must_use]
-pub fn over_limits(
-    plan: &Plan,
-    estimates: &[Estimate],
-    nodes: impl Iterator<Item = NodeId>,
-    machine: Machine,
-) -> Vec<Diagnostic> {
+pub fn over_limits(plan: &Plan, nodes: impl Iterator<Item = NodeId>, machine: Machine) -> Vec<Diagnostic> {
     let nodes: Vec<NodeId> = nodes.collect();
     let mut found = Vec::new();
     let on_host = nodes.iter().copied().filter(|id| plan.node(*id).device == Device::Cpu);
-    let too_large = |id: &NodeId| estimates[id.index()].memory_bytes().is_some_and(|needed| needed > machine.memory);
-    for (worst, cells) in by_origin(plan, estimates, on_host.clone().filter(too_large)) {
-        found.push(too_little_memory(plan.node(worst), &estimates[worst.index()], cells, machine));
+    let too_large = |id: &NodeId| plan.node(*id).estimate.memory_bytes().is_some_and(|needed| needed > machine.memory);
+    for (worst, cells) in by_origin(plan, on_host.clone().filter(too_large)) {
+        found.push(too_little_memory(plan.node(worst), &plan.node(worst).estimate, cells, machine));
     }
     let understated = |id: &NodeId| {
         let stated = plan.node(*id).decl.resources.memory;
-        stated.zip(estimates[id.index()].certain_bytes()).is_some_and(|(stated, certain)| stated < certain)
+        stated.zip(plan.node(*id).estimate.certain_bytes()).is_some_and(|(stated, certain)| stated < certain)
     };
-    for (worst, _) in by_origin(plan, estimates, on_host.filter(understated)) {
-        let (node, estimate) = (plan.node(worst), &estimates[worst.index()]);
+    for (worst, _) in by_origin(plan, on_host.filter(understated)) {
+        let (node, estimate) = (plan.node(worst), &plan.node(worst).estimate);
         let (stated, certain) = (node.decl.resources.memory.unwrap_or(0), estimate.certain_bytes().unwrap_or(0));
         let message = format!(
             "`{}` says that it needs {} of memory, but weights, gradients and optimiser state alone are {}",
@@ -68,12 +46,12 @@ pub fn over_limits(
         let warning = Diagnostic::warning("plan::memory-understated", message).label(node.decl.name.span, "");
         found.push(warning.help(format!("write resources = {{ memory = \"{needed} MiB\" }}, or leave it out")));
     }
-    found.extend(too_little_disk(plan, estimates, &nodes, machine));
+    found.extend(too_little_disk(plan, &nodes, machine));
     found
 }
 
 /// Of each stage the node that needs most, with how many of its cells there are in the list.
-fn by_origin(plan: &Plan, estimates: &[Estimate], nodes: impl Iterator<Item = NodeId>) -> Vec<(NodeId, u64)> {
+fn by_origin(plan: &Plan, nodes: impl Iterator<Item = NodeId>) -> Vec<(NodeId, u64)> {
     let mut worst: Vec<(NodeId, u64)> = Vec::new();
     let mut at: BTreeMap<&str, usize> = BTreeMap::new();
     for id in nodes {
@@ -82,7 +60,7 @@ fn by_origin(plan: &Plan, estimates: &[Estimate], nodes: impl Iterator<Item = No
             worst.len() - 1
         });
         worst[place].1 += 1;
-        if estimates[id.index()].memory_bytes() > estimates[worst[place].0.index()].memory_bytes() {
+        if plan.node(id).estimate.memory_bytes() > plan.node(worst[place].0).estimate.memory_bytes() {
             worst[place].0 = id;
         }
     }
@@ -111,15 +89,15 @@ fn too_little_memory(node: &Node, estimate: &Estimate, cells: u64, machine: Mach
     })
 }
 
-fn too_little_disk(plan: &Plan, estimates: &[Estimate], nodes: &[NodeId], machine: Machine) -> Option<Diagnostic> {
+fn too_little_disk(plan: &Plan, nodes: &[NodeId], machine: Machine) -> Option<Diagnostic> {
     let free = machine.free_disk?;
-    let sizes = nodes.iter().filter_map(|id| Some((estimates[id.index()].output_bytes?, *id)));
+    let sizes = nodes.iter().filter_map(|id| Some((plan.node(*id).estimate.output_bytes?, *id)));
     let needed = sizes.clone().fold(0u64, |sum, (size, _)| sum.saturating_add(size));
     let (_, largest) = sizes.max_by_key(|(size, id)| (*size, std::cmp::Reverse(*id))).filter(|_| needed > free)?;
     let node = plan.node(largest);
     let message =
         format!("the outputs take up to {}, and the disk of the store has {} left", bytes(needed), bytes(free));
-    let size = bytes(estimates[largest.index()].output_bytes.unwrap_or(0));
+    let size = bytes(node.estimate.output_bytes.unwrap_or(0));
     let warning = Diagnostic::warning("plan::disk", message);
     let warning = warning.label(place_of(&node.decl, ""), format!("`{}` makes {size}, more than any other", node.name));
     Some(warning.help("free some with `sepia cache gc`, put the store elsewhere with `--store DIR`, or run a part"))

@@ -17,7 +17,7 @@ mod select;
 mod wiring;
 
 pub use device::resolve_device;
-pub use estimate::{Machine, estimate, estimates, over_limits};
+pub use estimate::{Machine, over_limits};
 pub(crate) use external::content_of;
 pub use external::{ExternalFile, external_files, names_files, remotes, with_content, with_files};
 pub use node::{Node, OutputPort, Wire};
@@ -25,7 +25,7 @@ pub(crate) use params::place_of;
 pub use path_params::path_params;
 pub use select::{Selection, select};
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -35,7 +35,7 @@ use crate::{
     diagnostic::{Diagnostic, Severity, dedupe},
     graph::{Cycle, Graph, NodeId},
     manifest::{ExecutorDecl, Manifest, StageDecl, Word},
-    stage::{Check, Device, Dtype, Facts, Registry},
+    stage::{Check, Device, Dtype, Registry},
     wide,
 };
 
@@ -83,11 +83,19 @@ impl Plan {
         let mut files = external::FileCheck::new(folder);
         let defaults = (manifest.device.as_ref(), manifest.dtype.as_ref());
         for level in levels {
+            let sound = graph.is_some() && !has_errors(&found);
             let checked = wide::map(&level, |id| {
                 let decl = &stages[id.index()];
                 let wires = if graph.is_some() { wiring.of(*id) } else { &[] };
                 let inputs = facts::of_inputs(wires, |from| &facts[from.index()]);
-                kinds.get(&decl.kind.text).map(|kind| check_stage(decl, kind, registry, defaults, &inputs, folder))
+                let check = Check::new(&inputs, folder);
+                let check = if sound { check } else { check.unsound() };
+                let mut checked = check_stage(decl, kinds.get(&decl.kind.text)?, registry, defaults, check);
+                if graph.as_ref().is_some_and(|graph| graph.dependants(*id).is_empty()) {
+                    // Nobody will ask. Here they are thrown away on all threads.
+                    checked.facts = OutputFacts::new();
+                }
+                Some(checked)
             });
             for (id, checked) in level.into_iter().zip(checked) {
                 let Some(checked) = checked else { continue };
@@ -103,14 +111,9 @@ impl Plan {
                     Some(Node::new(manifest.seed, Arc::clone(decl), checked.kind, resolved, device, wiring.take(id)));
             }
         }
-        for (node, facts) in nodes.iter_mut().zip(facts) {
-            if let Some(node) = node {
-                node.facts = facts;
-            }
-        }
         found.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
         dedupe(&mut found);
-        let errors = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let errors = has_errors(&found);
         let nodes: Option<Vec<Node>> = nodes.into_iter().collect();
         match (graph, nodes) {
             (Some(graph), Some(nodes)) if !errors => Ok(Self {
@@ -158,17 +161,20 @@ fn check_stage<'k>(
     kind: &'k KindInfo,
     registry: Registry,
     defaults: (Option<&Word>, Option<&Word>),
-    inputs: &BTreeMap<String, Vec<Facts>>,
-    folder: &Utf8Path,
+    mut check: Check<'_>,
 ) -> Checked<'k> {
     let mut found = Vec::new();
-    let mut check = Check::new(inputs, folder);
-    let resolved = params::resolve(decl, kind, &mut check, &mut found);
+    let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry));
+    let dtype = device.as_ref().map_or(Dtype::F32, |(_, dtype)| *dtype);
+    let resolved = params::resolve(decl, kind, &mut check, dtype, &mut found);
     let (facts, problems) = check.finish();
     params::report_problems(decl, problems, &mut found);
-    let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry));
     let device = device.map_err(|errors| found.extend(errors)).ok();
     Checked { kind, resolved, device, facts, found }
+}
+
+fn has_errors(found: &[Diagnostic]) -> bool {
+    found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 fn cycle_error(stages: &[Arc<StageDecl>], cycle: &Cycle) -> Diagnostic {

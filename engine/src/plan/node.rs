@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{facts::OutputFacts, kind_info::KindInfo, params::Resolved, wiring::PlannedWire};
+use super::{kind_info::KindInfo, params::Resolved, wiring::PlannedWire};
 use crate::{
     graph::NodeId,
     manifest::StageDecl,
-    stage::{Device, Dtype, PortType, StageEntry},
+    stage::{Device, Dtype, Estimate, PortType, StageEntry},
 };
 
 /// A wire into a node.
@@ -40,8 +40,8 @@ pub struct Node {
     pub seed: u64,
     /// Whether its parameters name files outside the store.
     pub reads_files: bool,
-    /// What is known of its outputs before they exist.
-    pub(super) facts: OutputFacts,
+    /// What it needs; empty where nothing is known.
+    pub estimate: Estimate,
     /// Where it computes.
     pub device: Device,
     /// What it computes in.
@@ -74,7 +74,7 @@ impl Node {
             outputs: kind.outputs(&decl),
             seed: decl.seed.unwrap_or(default_seed),
             reads_files: resolved.reads_files,
-            facts: OutputFacts::new(),
+            estimate: resolved.estimate,
             device,
             dtype,
             decl,

@@ -8,7 +8,7 @@ use crate::{
     diagnostic::{Diagnostic, nearest},
     manifest::{Owner, RESERVED, StageDecl, misfit, unknown_field},
     plan::{kind_info::KindInfo, names_files},
-    stage::{Check, Problem},
+    stage::{Check, Dtype, Estimate, Problem},
     value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
 };
 
@@ -16,6 +16,7 @@ use crate::{
 pub(super) struct Resolved {
     pub(super) params: serde_json::Value,
     pub(super) knobs: serde_json::Value,
+    pub(super) estimate: Estimate,
     /// Whether the parameters name files outside the store: found out here, where nodes are looked at on all threads.
     pub(super) reads_files: bool,
 }
@@ -25,6 +26,7 @@ pub(super) fn resolve(
     decl: &StageDecl,
     kind: &KindInfo,
     check: &mut Check<'_>,
+    dtype: Dtype,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Resolved> {
     let before = found.len();
@@ -45,15 +47,15 @@ pub(super) fn resolve(
     let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
     let params = decode_all(decl, table(params), misspelt, found, |value, whole| {
         if whole {
-            return (kind.entry.resolve)(value, check);
+            return (kind.entry.resolve)(value, check, dtype);
         }
         // With fields taken out, a check would find faults that are not the author's.
-        (kind.entry.resolve)(value, &mut Check::new(&BTreeMap::new(), Utf8Path::new("")))
+        (kind.entry.resolve)(value, &mut Check::new(&BTreeMap::new(), Utf8Path::new("")).unsound(), dtype)
     });
     let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value, _| (kind.entry.canonical_knobs)(value));
     (found.len() == before).then_some(())?;
-    let params = params?;
-    Some(Resolved { reads_files: names_files(&params), params, knobs: knobs? })
+    let (params, estimate) = params?;
+    Some(Resolved { reads_files: names_files(&params), params, knobs: knobs?, estimate })
 }
 
 /// serde stops at the first error. To find the others, the field at fault is taken out and the rest decoded again; a

@@ -29,6 +29,7 @@ pub struct Problem {
 pub struct Check<'a> {
     inputs: &'a BTreeMap<String, Vec<Facts>>,
     folder: &'a camino::Utf8Path,
+    sound: bool,
     outputs: BTreeMap<String, Facts>,
     problems: Vec<Problem>,
 }
@@ -37,7 +38,18 @@ impl<'a> Check<'a> {
     /// A check of one node, whose inputs have these facts and whose manifest lies in `folder`.
     #[must_use]
     pub fn new(inputs: &'a BTreeMap<String, Vec<Facts>>, folder: &'a camino::Utf8Path) -> Self {
-        Self { inputs, folder, outputs: BTreeMap::new(), problems: Vec::new() }
+        Self { inputs, folder, sound: true, outputs: BTreeMap::new(), problems: Vec::new() }
+    }
+
+    /// The same where something else is known to be wrong, so that facts may mean nothing.
+    #[must_use]
+    pub(crate) fn unsound(self) -> Self {
+        Self { sound: false, ..self }
+    }
+
+    /// Whether nothing is known to be wrong, with this node or those before it.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.sound && self.problems.is_empty()
     }
 
     /// Reports a problem with the parameter at `param` (a dotted path).

@@ -1,10 +1,12 @@
 //! The registry: stage kinds as plain static data.
 
 use schemars::{Schema, SchemaGenerator};
-use serde::Deserialize as _;
 
 use super::{Check, Dtype, Estimate, MethodInfo, Port, Stage, StageContext, StageError};
 use crate::value::{Value, ValueError};
+
+/// Canonical parameters, and what a node with them needs.
+pub(crate) type Canonical = (serde_json::Value, Estimate);
 
 /// A stage kind with its types erased: a row of the registry.
 #[derive(Clone, Copy)]
@@ -34,8 +36,7 @@ pub struct StageEntry {
     pub open: bool,
     pub(crate) params_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) knobs_subschema: fn(&mut SchemaGenerator) -> Schema,
-    pub(crate) resolve: fn(&Value, &mut Check<'_>) -> Result<serde_json::Value, ValueError>,
-    pub(crate) estimate: fn(&serde_json::Value, &Check<'_>, Dtype) -> Estimate,
+    pub(crate) resolve: fn(&Value, &mut Check<'_>, Dtype) -> Result<Canonical, ValueError>,
     pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
 }
@@ -71,7 +72,6 @@ impl StageEntry {
             threads: S::THREADS,
             open: false,
             resolve: resolve::<S>,
-            estimate: estimate::<S>,
             canonical_knobs: |value| canonical::<S::Knobs>(value),
             run: run::<S>,
         }
@@ -89,16 +89,13 @@ fn to_json<T: serde::Serialize>(value: &Value, typed: &T) -> Result<serde_json::
     serde_json::to_value(typed).map_err(|error| ValueError::new(value.span, error.to_string()))
 }
 
-fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>) -> Result<serde_json::Value, ValueError> {
+/// Without an estimate where the check found something wrong.
+fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>, dtype: Dtype) -> Result<Canonical, ValueError> {
     let typed: S::Params = value.decode()?;
     S::check(&typed, check);
-    to_json(value, &typed)
-}
-
-/// From canonical parameters.
-fn estimate<S: Stage>(params: &serde_json::Value, check: &Check<'_>, dtype: Dtype) -> Estimate {
-    let Ok(params) = S::Params::deserialize(params) else { return Estimate::default() };
-    S::estimate(&params, check, dtype)
+    // An estimate may divide by what a check has found to be zero.
+    let estimate = if check.is_sound() { S::estimate(&typed, check, dtype) } else { Estimate::default() };
+    Ok((to_json(value, &typed)?, estimate))
 }
 
 fn run<S: Stage>(

@@ -15,7 +15,6 @@ use crate::{
         state::NodeState,
     },
     graph::NodeId,
-    plan::estimate,
     stage::Device,
 };
 
@@ -105,8 +104,7 @@ impl Run<'_, '_> {
         if device::out_of_memory(&failure.message).is_none() {
             return failure;
         }
-        let estimate = estimate(self.plan, node);
-        device::explained(failure, &node.name, &estimate, Gpus::of_this_machine(true).get(number).ok())
+        device::explained(failure, &node.name, &node.estimate, Gpus::of_this_machine(true).get(number).ok())
     }
 
     pub(super) fn cancel(&mut self, id: NodeId) -> Result<(), RunError> {

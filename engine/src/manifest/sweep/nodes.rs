@@ -7,6 +7,7 @@ use super::fan::{Cells, Fan, Joined, Shown};
 use super::wire::Done;
 use crate::manifest::{InputDecl, StageDecl, Word};
 use crate::value::{Key, Span};
+use crate::wide;
 
 /// An input port with the places its wires come from.
 pub(super) struct Port {
@@ -36,33 +37,39 @@ pub(super) fn nodes(
     order.sort_by_key(|axis| own.axes.get(*axis).map(|axis| axis.path.len()));
     let origin: Arc<str> = stage.name.name.as_str().into();
     let count = joined.count * own.cells.len();
-    let mut nodes = Vec::with_capacity(count);
+    let combinations: Vec<usize> = (0..joined.count).collect();
+    let inputs = wide::map(&combinations, |combination| -> Vec<InputDecl> {
+        let picks = joined.picks.get(combination * fans.len()..(combination + 1) * fans.len()).unwrap_or_default();
+        ports.iter().map(|port| input(port, picks, fans)).collect()
+    });
     let mut at = Vec::with_capacity(count * axes.len());
-    for combination in 0..joined.count {
+    let mut pairs = Vec::with_capacity(count);
+    for (combination, inputs) in inputs.iter().enumerate() {
         let width = joined.axes.len();
         let inherited = joined.at.get(combination * width..(combination + 1) * width).unwrap_or_default();
-        let picks = joined.picks.get(combination * fans.len()..(combination + 1) * fans.len()).unwrap_or_default();
-        let inputs: Vec<InputDecl> = ports.iter().map(|port| input(port, picks, fans)).collect();
         for cell in &own.cells {
-            let mut node = stage.clone();
-            node.origin = Arc::clone(&origin);
-            node.inputs.clone_from(&inputs);
-            for &axis in &order {
-                let value = cell.at.get(axis).copied().unwrap_or(ABSENT);
-                if let Some(point) = own.axes.get(axis).and_then(|axis| axis.points.get(value as usize)) {
-                    point.setting.apply(&mut node);
-                }
-            }
-            for setting in cell.added.iter().filter_map(|number| own.added.get(*number as usize)).flatten() {
-                setting.apply(&mut node);
-            }
             let first = at.len();
             at.extend_from_slice(inherited);
             at.extend_from_slice(&cell.at);
-            name(&mut node, &axes, at.get(first..).unwrap_or_default());
-            nodes.push(node);
+            pairs.push((inputs, cell, first..at.len()));
         }
     }
+    let nodes = wide::map(&pairs, |(inputs, cell, at_of_node)| {
+        let mut node = stage.clone();
+        node.origin = Arc::clone(&origin);
+        node.inputs.clone_from(inputs);
+        for &axis in &order {
+            let value = cell.at.get(axis).copied().unwrap_or(ABSENT);
+            if let Some(point) = own.axes.get(axis).and_then(|axis| axis.points.get(value as usize)) {
+                point.setting.apply(&mut node);
+            }
+        }
+        for setting in cell.added.iter().filter_map(|number| own.added.get(*number as usize)).flatten() {
+            setting.apply(&mut node);
+        }
+        name(&mut node, &axes, at.get(at_of_node.clone()).unwrap_or_default());
+        node
+    });
     Done { cells: Cells { axes, at, count }, nodes }
 }
 

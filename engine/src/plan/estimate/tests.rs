@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     diagnostic::{Sources, render},
     manifest::Manifest,
-    stage::{Dtype, NoKnobs, Port, PortType, Registry, Stage, StageContext, StageEntry, StageError},
+    stage::{Check, Dtype, NoKnobs, Port, PortType, Registry, Stage, StageContext, StageEntry, StageError},
 };
 
 /// Makes a model of so many parameters, or doubles the one it is given.
@@ -65,21 +65,16 @@ fn plan(sources: &mut Sources) -> Plan {
 #[test]
 fn estimates_follow_facts_along_the_wires() {
     let plan = plan(&mut Sources::default());
-    let all = estimates(&plan, &[true; 6]);
-    let of = |name: &str| all[plan.find(name).unwrap().index()].parameters;
+    let of = |name: &str| plan.node(plan.find(name).unwrap()).estimate.parameters;
     assert_eq!([of("a[size=3000]"), of("b[size=1000]"), of("b[size=3000]")], [3000, 2000, 6000].map(Some));
-    let only_last = estimates(&plan, &[false, false, false, false, false, true]);
-    assert_eq!(only_last.iter().filter(|one| !one.is_empty()).count(), 1);
-    assert_eq!(only_last[5].parameters, Some(4000));
 }
 
 #[test]
 fn what_the_machine_has_not_is_said_once_for_a_sweep() {
     let mut sources = Sources::default();
     let plan = plan(&mut sources);
-    let all = estimates(&plan, &[true; 6]);
     let machine = Machine { memory: 30_000, free_disk: Some(40_000) };
-    let found = over_limits(&plan, &all, plan.ids(), machine);
+    let found = over_limits(&plan, plan.ids(), machine);
     insta::assert_snapshot!(render(&found, &sources, false), @r#"
     warning[plan::memory]: `a[size=3000]` needs about 35.2 KiB of memory, and this machine has 29.3 KiB
      --> m.toml:1:9
@@ -113,8 +108,8 @@ fn what_the_machine_has_not_is_said_once_for_a_sweep() {
       |
       = help: free some with `sepia cache gc`, put the store elsewhere with `--store DIR`, or run a part
     "#);
-    assert_eq!(over_limits(&plan, &all, std::iter::empty(), machine), []);
+    assert_eq!(over_limits(&plan, std::iter::empty(), machine), []);
     let enough = Machine { memory: 80_000, free_disk: None };
-    let codes: Vec<&str> = over_limits(&plan, &all, plan.ids(), enough).iter().map(|one| one.code).collect();
+    let codes: Vec<&str> = over_limits(&plan, plan.ids(), enough).iter().map(|one| one.code).collect();
     assert_eq!(codes, ["plan::memory-understated"]);
 }
