@@ -41,13 +41,13 @@ pub(super) fn dry_run(
     let path = project::store_path(global, Some(&chosen.source.manifest))?;
     // Reading the store and reading the manifest take about as long: side by side.
     let (project, lookup) = std::thread::scope(|scope| {
-        let mut looking = path.is_dir().then(|| scope.spawn(|| look_up(global, chosen)));
+        let mut looking = Some(scope.spawn(|| if path.is_dir() { look_up(global, chosen) } else { look_up_nothing() }));
         let mut lookup = None;
         if format == Format::Text
             && let Some(standing) = project::standing(global, chosen)?
         {
             lookup = looking.take().map(join).transpose()?;
-            if lookup.as_ref().is_some_and(|lookup| standing.holds(lookup).unwrap_or(false)) {
+            if lookup.as_ref().is_some_and(|found| standing.holds(&found.lookup).unwrap_or(false)) {
                 output::data(&all_cached(&standing));
                 return Ok(None);
             }
@@ -56,11 +56,11 @@ pub(super) fn dry_run(
         Ok::<_, Failure>(Some((project, looking.take().map(join).transpose()?.or(lookup))))
     })?
     .unzip();
-    let (Some(project), Some(lookup)) = (project, lookup) else { return Ok(Exit::Fine) };
+    let (Some(project), Some(Some(found))) = (project, lookup) else { return Ok(Exit::Fine) };
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
     let selected = select(&project.plan, &run::selection(chosen)).map_err(wrong)?;
     let forced = lookup::forced(&project.plan, &chosen.force, &selected).map_err(wrong)?;
-    let looked = look(lookup, &project.plan, &selected, &forced)?;
+    let looked = look(&found.lookup, &project.plan, &selected, &forced)?;
     let (now, later) = match super::executor::choose(&project.plan, executor)? {
         ExecutorChoice::Local => {
             limits::warn(&path, &project, &looked.forecasts);
@@ -115,28 +115,32 @@ struct Looked {
     reasons: Vec<Option<Reason>>,
 }
 
-fn look(lookup: Option<Lookup>, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
-    if let Some(lookup) = lookup {
-        return look_in(&lookup, plan, selected, forced);
-    }
-    // Nothing has ever run here: a store in a folder that goes away says the same.
-    let nothing = tempfile::tempdir()?;
-    let root = camino::Utf8PathBuf::try_from(nothing.path().join("store")).map_err(std::io::Error::other)?;
-    let store = Arc::new(Store::open(&root, sepia_cache::OpenMode::Create)?);
-    look_in(&Lookup::open(&store)?, plan, selected, forced)
+/// What a store says.
+struct Found {
+    lookup: Lookup,
+    /// The folder of a store that was only made to ask it.
+    _folder: Option<tempfile::TempDir>,
 }
 
-fn look_up(global: &Global, chosen: &Chosen) -> Result<Lookup, Failure> {
+fn look_up(global: &Global, chosen: &Chosen) -> Result<Found, Failure> {
     let store = project::existing_store(global, Some(&chosen.source.manifest))?;
-    Ok(Lookup::open(&store)?)
+    Ok(Found { lookup: Lookup::open(&store)?, _folder: None })
 }
 
-fn join(looking: std::thread::ScopedJoinHandle<'_, Result<Lookup, Failure>>) -> Result<Lookup, Failure> {
+/// Nothing has ever run here: a store in a folder that goes away says the same.
+fn look_up_nothing() -> Result<Found, Failure> {
+    let folder = tempfile::tempdir()?;
+    let root = camino::Utf8PathBuf::try_from(folder.path().join("store")).map_err(std::io::Error::other)?;
+    let store = Arc::new(Store::open(&root, sepia_cache::OpenMode::Create)?);
+    Ok(Found { lookup: Lookup::open(&store)?, _folder: Some(folder) })
+}
+
+fn join(looking: std::thread::ScopedJoinHandle<'_, Result<Found, Failure>>) -> Result<Found, Failure> {
     let panicked = || Failure::of(Exit::Store, Diagnostic::error("plan", "the store could not be read"));
     looking.join().unwrap_or_else(|_| Err(panicked()))
 }
 
-fn look_in(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
+fn look(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> Result<Looked, Failure> {
     let forecasts = forecast_from(plan, lookup, selected, forced).map_err(|error| match error {
         KeyError::Store(error) => Failure::from(error),
         other => Failure::of(Exit::Usage, Diagnostic::error("plan::unreadable-file", other.to_string())),
