@@ -19,6 +19,9 @@ use crate::error::{IoContext as _, Result, StoreError};
 /// How much of a file is read before it is hashed. Large enough that two and more threads share the work of one piece.
 const PIECE: usize = 4 << 20;
 
+/// The same for files that one thread hashes: what fits into its cache.
+const SMALL_PIECE: usize = 256 << 10;
+
 /// A blake3 digest, 32 bytes; written as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -64,6 +67,29 @@ impl Digest {
     pub(crate) fn of_open_file(file: &File, expected: u64, path: &Utf8Path) -> Result<(Self, u64)> {
         Self::of_open_file_counted(file, expected, path, &|_| ())
     }
+
+    /// The digest of `length` bytes of which `fill` gives every stretch, from several threads. `begun` is told of places up to
+    /// which all has been given; nothing more than [`Digest::WINDOW`] beyond them is asked for before that.
+    pub(crate) fn of_filled(length: u64, fill: large::Fill<'_>, begun: large::Begun<'_>) -> std::io::Result<Self> {
+        if length >= large::LARGE {
+            return Ok(Self(*large::hash_in_order(length, fill, begun)?.as_bytes()));
+        }
+        let mut buffer = vec![0; usize::try_from(length).map_or(SMALL_PIECE, |length| length.min(SMALL_PIECE))];
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < length {
+            let n = usize::try_from(length - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            fill(&mut buffer[..n], at)?;
+            hasher.update(&buffer[..n]);
+            at += n as u64;
+        }
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
+    /// See [`Digest::of_filled`].
+    pub(crate) const WINDOW: u64 = large::WINDOW;
+    /// From this size on, a file is hashed by several threads.
+    pub(crate) const LARGE: u64 = large::LARGE;
 
     fn of_open_file_counted(
         mut file: &File,

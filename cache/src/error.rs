@@ -178,6 +178,14 @@ pub enum StoreError {
         /// The first few that fit.
         matches: Vec<String>,
     },
+    /// A tag that people gave to several runs without knowing of each other.
+    #[error("`{tag}` was given to several runs ({}); `sepia tag RUN {tag}` decides which one it names", runs.join(", "))]
+    TagOfSeveral {
+        /// The tag.
+        tag: String,
+        /// The runs.
+        runs: Vec<String>,
+    },
     /// Text or a file that should have been a key or a signature.
     #[error(
         "`{text}` is not a key of Sepia's: expected `ed25519:` and 64 hexadecimal digits; `sepia key new` makes one"

@@ -137,7 +137,7 @@ impl Store {
     /// The run that `text` names: `latest`, an id, a tag, or a prefix of one id only.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] and [`StoreError::Ambiguous`].
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] and [`StoreError::TagOfSeveral`].
     pub fn find_run(&self, text: &str) -> Result<RunRow> {
         if text == "latest" {
             let mut rows = self.runs_where("1 ORDER BY started_at DESC, run DESC LIMIT 1", [])?;
@@ -146,9 +146,15 @@ impl Store {
         if let Some(row) = self.run_row(text)? {
             return Ok(row);
         }
-        if let Some(run) = self.tags()?.get(text)
-            && let Some(row) = self.run_row(run)?
-        {
+        let mut tagged = Vec::new();
+        for run in self.tags()?.remove(text).into_iter().flatten() {
+            tagged.extend(self.run_row(&run)?);
+        }
+        if tagged.len() > 1 {
+            let runs = tagged.into_iter().map(|row| row.run).collect();
+            return Err(StoreError::TagOfSeveral { tag: text.to_owned(), runs });
+        }
+        if let Some(row) = tagged.pop() {
             return Ok(row);
         }
         let mut rows = self.runs_where("substr(run, 1, length(?1)) = ?1 ORDER BY run LIMIT 6", [text])?;

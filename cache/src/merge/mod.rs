@@ -42,6 +42,8 @@ pub struct Merged {
     pub runs: u64,
     /// Signatures that came along.
     pub signatures: u64,
+    /// Tags of which something new was said (from a store or a remote; a database has none).
+    pub tags: u64,
     /// Outputs that were copied (from a store; a database has none).
     pub objects: u64,
     /// Their size in bytes.

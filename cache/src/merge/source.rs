@@ -9,37 +9,46 @@ use crate::layout::{Layout, unique_sibling};
 use crate::object::{ObjectRef, copy, hash_output, remove};
 use crate::record::RecordId;
 use crate::store::{OpenMode, Store};
+use crate::tags::{TagLine, file_in, read_lines};
 
 impl Store {
     /// Takes from `other` (a results database, or a store with one) the records, runs and signatures that are not here;
-    /// from a store also the outputs of the good ones. `trusted`: they count as results without a signature.
+    /// from a store also tags, and the outputs of the good ones. `trusted`: they count as results without a signature.
     ///
     /// # Errors
     /// [`StoreError::Refused`], [`StoreError::NewerDatabase`] and [`StoreError::NewerFormat`], with nothing changed; those
     /// of reading and writing.
     pub fn merge(&self, other: &Utf8Path, trusted: bool, mut progress: impl FnMut(u64, u64)) -> Result<Merged> {
         if !other.is_dir() {
-            return self.merge_database(&Foreign::open(self, other)?, trusted, &mut progress);
+            return self.merge_database(&Foreign::open(self, other)?, Vec::new(), trusted, &mut progress);
         }
         let layout = Layout::new(other);
         if !layout.check()? {
             return Err(StoreError::NoStore { root: other.to_owned() });
         }
         let path = layout.database();
+        let tags = read_lines(&file_in(other))?;
         let mut merged = if path.is_file() {
-            self.merge_database(&Foreign::open(self, &path)?, trusted, &mut progress)?
+            self.merge_database(&Foreign::open(self, &path)?, tags, trusted, &mut progress)?
         } else {
             // Its records are read into memory: that store is not changed.
             let records = Store::open(other, OpenMode::ReadOnly)?;
             let mut staging = Staging::begin(self, other.as_str(), trusted)?;
             records.each_record(|id, record| staging.record(id, record))?;
+            tags.into_iter().try_for_each(|line| staging.tag(line))?;
             staging.publish()?
         };
         self.copy_objects(&layout, &mut merged)?;
         Ok(merged)
     }
 
-    fn merge_database(&self, foreign: &Foreign, trusted: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged> {
+    fn merge_database(
+        &self,
+        foreign: &Foreign,
+        tags: Vec<TagLine>,
+        trusted: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Merged> {
         let mut staging = Staging::begin(self, &foreign.name, trusted)?;
         let ids = foreign.ids()?;
         for (i, id) in ids.iter().enumerate() {
@@ -56,6 +65,7 @@ impl Store {
             }
         }
         read_rest(foreign, &mut staging)?;
+        tags.into_iter().try_for_each(|line| staging.tag(line))?;
         progress(ids.len() as u64, ids.len() as u64);
         staging.publish()
     }

@@ -16,6 +16,7 @@ use crate::layout::{check_name, unique_sibling};
 use crate::record::{Record, RecordId, journal};
 use crate::sign::Signature;
 use crate::store::Store;
+use crate::tags::TagLine;
 
 /// How many records one transaction inserts: others who write get their turn in between.
 const BATCH: usize = 256;
@@ -33,6 +34,7 @@ pub(crate) struct Staging<'s> {
     signatures: Vec<(RecordId, Signature)>,
     runs: Vec<(RunRow, Vec<RunNode>)>,
     plans: Vec<Vec<PlanNode>>,
+    tags: Vec<TagLine>,
     merged: Merged,
     published: bool,
 }
@@ -65,6 +67,7 @@ impl<'s> Staging<'s> {
             signatures: Vec::new(),
             runs: Vec::new(),
             plans: Vec::new(),
+            tags: Vec::new(),
             merged: Merged::default(),
             published: false,
         })
@@ -131,6 +134,13 @@ impl<'s> Staging<'s> {
         Ok(())
     }
 
+    /// Takes what somebody said about a tag.
+    pub(crate) fn tag(&mut self, line: TagLine) -> Result<()> {
+        line.check().map_err(|why| refused(&self.source, why))?;
+        self.tags.push(line);
+        Ok(())
+    }
+
     /// Makes it ours.
     pub(crate) fn publish(mut self) -> Result<Merged> {
         self.file.flush().at("write", &self.path)?;
@@ -161,6 +171,7 @@ impl<'s> Staging<'s> {
         for (row, nodes) in std::mem::take(&mut self.runs) {
             self.merged.runs += u64::from(self.store.take_run(row, &nodes)?);
         }
+        self.merged.tags = self.store.take_tags(std::mem::take(&mut self.tags))?;
         Ok(self.merged)
     }
 

@@ -96,6 +96,66 @@ proptest! {
     }
 }
 
+/// The lines about tags that a store holds, and what they come to.
+fn tags(f: &Fixture) -> (BTreeSet<String>, std::collections::BTreeMap<String, BTreeSet<String>>) {
+    let lines = f.store.tag_lines().unwrap();
+    (lines.iter().map(|line| line.id().to_string()).collect(), f.store.tags().unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn tags_are_the_union_of_what_was_said(
+        // Who says it, of which name, and of which run, if of any; or what somebody takes over meanwhile.
+        said in prop::collection::vec((0..3usize, 0..2usize, prop::option::of(0..3u8), prop::option::of(0..3usize)), 1..12),
+    ) {
+        let take = |into: &Fixture, from: &Fixture| into.store.merge(from.store.root(), false, |_, _| ()).unwrap().tags;
+        let make = || {
+            let all = [(); 3].map(|()| Fixture::new());
+            for (who, name, run, from) in &said {
+                if let Some(from) = from.filter(|from| from != who) {
+                    take(&all[*who], &all[from]);
+                }
+                // There may be nothing to take away.
+                let _ = all[*who].store.set_tag(["x", "y"][*name], run.map(|run| format!("r{run}")).as_deref());
+            }
+            all
+        };
+        let [a, b, c] = make();
+        take(&a, &b);
+        take(&a, &c);
+        let union = tags(&a);
+        prop_assert_eq!(take(&a, &b), 0);
+        prop_assert_eq!(&tags(&a), &union);
+        let [a, b, c] = make();
+        take(&b, &a);
+        take(&c, &b);
+        prop_assert_eq!(&tags(&c), &union);
+        // Whoever decides with all before them is understood everywhere.
+        c.store.set_tag("x", Some("r9")).unwrap();
+        take(&a, &c);
+        prop_assert_eq!(&tags(&a).1["x"], &BTreeSet::from(["r9".to_owned()]));
+    }
+}
+
+#[test]
+fn a_tag_that_is_none_changes_nothing() {
+    let ours = with(&[record("mine", &[])]);
+    for line in [
+        r#"{"tag":"latest","run":"r","replaces":[]}"#,
+        r#"{"tag":"../x","run":"r","replaces":[]}"#,
+        r#"{"tag":"x","run":"../../r","replaces":[]}"#,
+    ] {
+        let theirs = Fixture::new();
+        theirs.store.commit(&[record("a", &[])]).unwrap();
+        std::fs::write(theirs.store.root().join("tags.jsonl"), line).unwrap();
+        let error = ours.store.merge(theirs.store.root(), false, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+        assert_eq!(ours.store.executions().unwrap().len(), 1);
+        assert!(ours.store.tag_lines().unwrap().is_empty());
+    }
+}
+
 #[test]
 fn a_store_brings_its_outputs_and_only_the_good_ones() {
     let (ours, theirs) = (Fixture::new(), Fixture::new());

@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::OFlags;
 
 use super::partial::Partial;
-use super::{Check, Links, Listed, Remote, check_remote_name, links};
+use super::{Check, Fill, Links, Listed, Remote, check_remote_name, links};
 use crate::layout::unique_sibling;
 use crate::object::Pending;
 
@@ -51,6 +51,20 @@ impl FolderRemote {
         let path = self.path(name)?;
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).file(&path);
         Ok(())
+    }
+
+    /// The end of an upload.
+    fn end(&self, name: &str, partial: Partial, written: io::Result<()>) -> io::Result<()> {
+        match written {
+            Ok(()) => {
+                partial.publish()?;
+                self.placed(name)
+            }
+            Err(error) => {
+                partial.leave(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Begins an upload, or goes on with one.
@@ -128,16 +142,18 @@ impl Remote for FolderRemote {
 
     fn put(&self, name: &str, from: &mut dyn Read) -> io::Result<()> {
         let mut partial = self.upload(name)?;
-        match partial.take(from) {
-            Ok(()) => {
-                partial.publish()?;
-                self.placed(name)
-            }
-            Err(error) => {
-                partial.leave(&error);
-                Err(error)
-            }
-        }
+        let taken = partial.take(from);
+        self.end(name, partial, taken)
+    }
+
+    fn open_file(&self, name: &str) -> io::Result<Option<File>> {
+        self.open(name).map(Some)
+    }
+
+    fn put_file(&self, name: &str, fill: Fill<'_>) -> io::Result<bool> {
+        let partial = Partial::open_any_order(&self.path(name)?)?;
+        let filled = fill(partial.file());
+        self.end(name, partial, filled).map(|()| true)
     }
 
     fn create(&self, name: &str, mut bytes: &[u8]) -> io::Result<bool> {

@@ -8,7 +8,7 @@
 //! objects/ab/<62 hex>[.zst]               a file object
 //! trees/ab/<62 hex>.json                  the listing of a tree object ...
 //! trees/ab/<62 hex>.pack[.zst]            ... and the bytes of its files, one after the other in the listing's order
-//! records/<64 hex>-<bytes>.jsonl.zst      a bundle: records, signatures, runs and plans of one push
+//! records/<64 hex>-<bytes>.jsonl.zst      a bundle: records, signatures, runs, plans and tags of one push
 //! ```
 //!
 //! So nothing needs locks, conditional writes or a server: two who push the same object write the same bytes, and each
@@ -30,6 +30,7 @@ mod promise;
 mod s3;
 mod ssh;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -79,6 +80,17 @@ pub(crate) trait Remote: Send + Sync {
     fn compresses(&self) -> bool {
         true
     }
+    /// A name as a file that can be read anywhere and by several at once; `None` if the remote has no files.
+    fn open_file(&self, name: &str) -> io::Result<Option<File>> {
+        let _ = name;
+        Ok(None)
+    }
+    /// [`Remote::put`] of what `fill` writes to a file, in which an earlier try may have left something; `false` if the remote
+    /// has no files.
+    fn put_file(&self, name: &str, fill: Fill<'_>) -> io::Result<bool> {
+        let _ = (name, fill);
+        Ok(false)
+    }
     /// Which of several ways to it was found to work.
     fn way(&self) -> Option<Way> {
         None
@@ -103,6 +115,9 @@ pub(crate) trait Remote: Send + Sync {
 
 /// Says whether a file is what it should be.
 pub(crate) type Check<'c> = &'c dyn Fn(&Utf8Path) -> io::Result<()>;
+
+/// Writes all of a file.
+pub(crate) type Fill<'f> = &'f dyn Fn(&File) -> io::Result<()>;
 
 /// A remote that is ready for use.
 #[derive(Clone)]

@@ -3,6 +3,8 @@
 //! What has a name made of its content is written to `.<name>.partial`, so that the next upload goes on where this one
 //! was torn off. A lock on that file keeps two from writing it at once; the second one writes a file of its own, which
 //! nobody goes on with. A name that begins with `.` counts as nothing.
+//!
+//! What is written in any order is `.<name>.holes` until then: its length does not say how much of it is there.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
@@ -28,20 +30,29 @@ pub(super) struct Partial {
 impl Partial {
     /// Begins an upload, or goes on with one if its name is made of its content.
     pub(super) fn open(target: &Utf8Path, is_content: bool) -> io::Result<Self> {
+        Self::open_as(target, is_content, "partial")
+    }
+
+    /// Begins an upload of which the name is made of its content and that is written in any order, or goes on with one.
+    pub(super) fn open_any_order(target: &Utf8Path) -> io::Result<Self> {
+        Self::open_as(target, true, "holes")
+    }
+
+    fn open_as(target: &Utf8Path, is_content: bool, ending: &str) -> io::Result<Self> {
         if let Some(folder) = target.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        if is_content && let Some(found) = Self::take_up(target)? {
+        if is_content && let Some(found) = Self::take_up(target, ending)? {
             return Ok(found);
         }
         let path = unique_sibling(target);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         Ok(Self { target: target.to_owned(), path, file, there: 0, continued: false, is_content })
     }
 
     /// The upload of this name that was begun, or a new one that can be gone on with; `None` if another is at it.
-    fn take_up(target: &Utf8Path) -> io::Result<Option<Self>> {
-        let path = target.with_file_name(format!(".{}.partial", target.file_name().unwrap_or("x")));
+    fn take_up(target: &Utf8Path, ending: &str) -> io::Result<Option<Self>> {
+        let path = target.with_file_name(format!(".{}.{ending}", target.file_name().unwrap_or("x")));
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).custom_flags(flags.bits().cast_signed());
@@ -58,6 +69,11 @@ impl Partial {
         }
         let there = file.metadata()?.len();
         Ok(Some(Self { target: target.to_owned(), path, file, there, continued: true, is_content: true }))
+    }
+
+    /// The file itself.
+    pub(super) const fn file(&self) -> &File {
+        &self.file
     }
 
     /// How many bytes are there from an earlier upload.

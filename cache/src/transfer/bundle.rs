@@ -1,10 +1,11 @@
-//! Bundles: what one push says of records, signatures, runs and plans, one a line.
+//! Bundles: what one push says of records, signatures, runs, plans and tags, one a line.
 //!
 //! ```text
 //! {"id":"<64 hex>","record":{...}}                 as in a journal
 //! {"signed":"<record>","signature":["ed25519:...","<128 hex>"]}
 //! {"run":{...},"nodes":[{...}]}
 //! {"plan":[["node","key or empty"]]}
+//! {"tag":"paper","run":"<run>","replaces":["<64 hex>"]}
 //! ```
 //!
 //! The name says the digest and the size of the text, so nothing else is ever taken for it.
@@ -27,6 +28,7 @@ use crate::record::{RecordId, journal};
 use crate::remote::OpenRemote;
 use crate::sign::Signature;
 use crate::store::Store;
+use crate::tags::TagLine;
 
 /// A bundle is not made longer than this, and never unpacked to more.
 const LONGEST: u64 = 256 << 20;
@@ -41,6 +43,7 @@ enum Line {
     Signed { signed: RecordId, signature: Signature },
     Run { run: Box<RunRow>, nodes: Vec<RunNode> },
     Plan { plan: Vec<(String, String)> },
+    Tag(TagLine),
 }
 
 /// What a bundle holds, in words that are the same in every bundle: to know what need not be pushed again.
@@ -56,6 +59,10 @@ pub(super) fn run_mark(row: &RunRow) -> String {
 
 pub(super) fn signature_mark(record: &RecordId, signature: &Signature) -> String {
     format!("signed {record} {}", signature.signer)
+}
+
+pub(super) fn tag_mark(line: &TagLine) -> String {
+    format!("tag {}", line.id())
 }
 
 /// A bundle that is being written.
@@ -80,6 +87,10 @@ impl Writing {
     pub(super) fn plan(&mut self, nodes: &[PlanNode]) {
         let pairs = nodes.iter().map(|node| (&node.node, node.key.map(|key| key.to_string()).unwrap_or_default()));
         self.value(&json!({ "plan": pairs.collect::<Vec<_>>() }));
+    }
+
+    pub(super) fn tag(&mut self, line: &TagLine) {
+        self.value(&json!(line));
     }
 
     fn value(&mut self, value: &serde_json::Value) {
@@ -206,6 +217,7 @@ fn marks_of(text: &[u8]) -> String {
             _ => match serde_json::from_slice(line) {
                 Ok(Line::Signed { signed, signature }) => Some(signature_mark(&signed, &signature)),
                 Ok(Line::Run { run, .. }) => Some(run_mark(&run)),
+                Ok(Line::Tag(line)) => Some(tag_mark(&line)),
                 Ok(Line::Plan { .. }) | Err(_) => None,
             },
         };
@@ -230,6 +242,7 @@ pub(super) fn take(text: &[u8], staging: &mut Staging<'_>, name: &str) -> Result
                     let node = |(node, key): (String, String)| PlanNode { node, key: key.parse().ok() };
                     staging.plan(plan.into_iter().map(node).collect())?;
                 }
+                Ok(Line::Tag(line)) => staging.tag(line)?,
                 Err(_) => return Err(refused(name, "a line is neither a record nor anything else that is known")),
             },
         }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::copy;
 use super::parts::{Part, Writer};
 use super::work::{Count, again};
 use super::{ZST, listing_name, object_name};
@@ -100,7 +101,7 @@ impl Store {
         let fetched = if found.compressed {
             unpack(folder, from, object, found, &parts, count)
         } else {
-            copy(from, object, &parts, count)
+            fetch_plain(from, object, &parts, count)
         };
         self.good(folder, from, object, fetched)?;
         // Every byte was hashed on its way.
@@ -178,8 +179,11 @@ fn fetch_listing(from: &OpenRemote, object: &ObjectRef) -> Result<Listing> {
 }
 
 /// Fetches what is not compressed: straight into place, on from where it is.
-fn copy(from: &OpenRemote, object: &ObjectRef, parts: &[Part], count: Count<'_>) -> io::Result<()> {
+fn fetch_plain(from: &OpenRemote, object: &ObjectRef, parts: &[Part], count: Count<'_>) -> io::Result<()> {
     again(|| {
+        if let Some(file) = from.remote.open_file(&object_name(object))? {
+            return copy::from_one(&file, parts, count);
+        }
         let (mut writer, there) = Writer::resume(parts, count)?;
         if there < object.bytes {
             let start = if from.config.probe.ranged_reads { there } else { 0 };

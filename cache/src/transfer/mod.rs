@@ -14,6 +14,7 @@
 //! the store.
 
 mod bundle;
+mod copy;
 mod fetch;
 mod parts;
 mod pull;

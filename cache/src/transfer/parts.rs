@@ -24,12 +24,12 @@ impl Part {
             StoreError::Io { source, .. } => source,
             other => io::Error::other(other.to_string()),
         })?;
-        if found == self.digest {
-            Ok(())
-        } else {
-            Err(bad(&self.path, "is damaged: its bytes do not match its digest"))
-        }
+        if found == self.digest { Ok(()) } else { Err(damaged(&self.path)) }
     }
+}
+
+pub(super) fn damaged(path: &Utf8Path) -> io::Error {
+    bad(path, "is damaged: its bytes do not match its digest")
 }
 
 fn bad(path: &Utf8Path, what: &str) -> io::Error {
@@ -61,7 +61,7 @@ impl Read for Reader<'_> {
                     return Ok(n);
                 }
                 if *left > 0 || Digest::from_bytes(*hasher.finalize().as_bytes()) != part.digest {
-                    return Err(bad(&part.path, "is damaged: its bytes do not match its digest"));
+                    return Err(damaged(&part.path));
                 }
                 self.open = None;
             }

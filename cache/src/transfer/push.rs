@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bundle::{Marks, Writing, record_mark, run_mark, signature_mark};
+use super::bundle::{Marks, Writing, record_mark, run_mark, signature_mark, tag_mark};
 use super::work::{Counter, Progress, again, each};
 use super::{What, ZST, listing_name, object_name};
 use crate::digest::Digest;
@@ -11,6 +11,7 @@ use crate::object::{ObjectKind, ObjectRef};
 use crate::record::RecordId;
 use crate::remote::OpenRemote;
 use crate::store::Store;
+use crate::tags::TagLine;
 
 /// From so many objects under one two-digit prefix on, they are listed and not asked for one by one.
 const FEW: usize = 4;
@@ -22,6 +23,8 @@ pub struct Pushed {
     pub records: u64,
     /// Runs that it lacked.
     pub runs: u64,
+    /// Things said about tags that it lacked.
+    pub tags: u64,
     /// Objects that it lacked.
     pub objects: u64,
     /// Their size in bytes, before compression.
@@ -72,7 +75,8 @@ impl Store {
         if what.is_all() {
             runs.extend(self.list_runs()?.into_iter().map(|row| row.run));
         }
-        self.push_bundles(to, &marks, &records, &runs, &mut pushed)?;
+        let tags = self.tags_about((!what.is_all()).then_some(&runs))?;
+        self.push_bundles(to, &marks, &records, &runs, &tags, &mut pushed)?;
         Ok(pushed)
     }
 
@@ -82,6 +86,7 @@ impl Store {
         marks: &Marks,
         records: &[RecordId],
         runs: &BTreeSet<String>,
+        tags: &[TagLine],
         pushed: &mut Pushed,
     ) -> Result<()> {
         let mut bundle = Writing::default();
@@ -111,6 +116,10 @@ impl Store {
             }
             bundle.run(&row, &self.run_nodes(run)?);
             pushed.runs += 1;
+        }
+        for line in tags.iter().filter(|line| !marks.contains(&tag_mark(line))) {
+            bundle.tag(line);
+            pushed.tags += 1;
         }
         bundle.put(to)
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, Read};
 
+use super::copy;
 use super::parts::{Part, Reader};
 use super::work::{Count, again};
 use super::{ZST, listing_name, object_name};
@@ -47,6 +48,9 @@ impl Store {
             to.at(|| format!("take {name}"), again(|| remote.put(&name, &mut listing.as_slice())))?;
         }
         let sent = again(|| {
+            if !compress && remote.put_file(&name, &|to| copy::into_one(&parts, to, count))? {
+                return Ok(());
+            }
             let reader = Reader::new(&parts, count);
             if compress {
                 let mut encoder =

@@ -121,6 +121,28 @@ fn what_is_pushed_is_pulled_and_only_once() {
 }
 
 #[test]
+fn tags_go_along_with_their_runs() {
+    let lab = Lab::new();
+    let of = |run: &str, node: &str| Record { run: run.into(), ..record(node, &[]) };
+    lab.ours.store.commit(&[of("run-1", "a"), of("run-2", "b")]).unwrap();
+    lab.ours.store.set_tag("one", Some("run-1")).unwrap();
+    lab.ours.store.set_tag("two", Some("run-2")).unwrap();
+    let remote = Lab::remote(&lab.ours);
+    let some = What { runs: ["run-2".to_owned()].into(), ..What::default() };
+    assert_eq!(lab.ours.store.push(&remote, &some, &|_| ()).unwrap().tags, 1);
+    assert_eq!(lab.pull().merged.tags, 1);
+    let names = |f: &Fixture| f.store.tags().unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&lab.theirs), ["two"]);
+    assert_eq!((lab.push().tags, lab.push().tags), (1, 0));
+    assert_eq!((lab.pull().merged.tags, lab.pull().merged.tags), (1, 0));
+    // And back, when somebody has thought again.
+    lab.theirs.store.set_tag("one", None).unwrap();
+    lab.theirs.store.push(&Lab::remote(&lab.theirs), &What::default(), &|_| ()).unwrap();
+    lab.ours.store.pull(&remote, &What::default(), &|_| ()).unwrap();
+    assert_eq!(names(&lab.ours), ["two"]);
+}
+
+#[test]
 fn a_run_a_node_or_models_alone() {
     let lab = Lab::new();
     let (a, [model, tree]) = outputs(&lab.ours, "a");

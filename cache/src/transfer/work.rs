@@ -80,11 +80,20 @@ pub(super) fn each<T: Sync>(jobs: &[T], work: impl Fn(&T) -> Result<()> + Sync) 
             }
         }
     };
+    let threads = THREADS.min(jobs.len());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Two threads that write one file wait for each other most of the time, and on the pool of the whole process an idle thread
+    // would rather help with a file that is being written than begin another.
+    let share = || rayon::ThreadPoolBuilder::new().num_threads(cores.div_ceil(threads.max(1))).build();
+    let take_with_share = || match share() {
+        Ok(pool) => pool.install(take),
+        Err(_) => take(),
+    };
     std::thread::scope(|scope| {
-        for _ in 1..THREADS.min(jobs.len()) {
-            scope.spawn(take);
+        for _ in 1..threads {
+            scope.spawn(take_with_share);
         }
-        take();
+        take_with_share();
     });
     match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),

@@ -90,7 +90,7 @@ fn days_ago(days: u32) -> i64 {
 }
 
 /// The runs of these tags, which may hold `*`.
-fn tagged(tags: &BTreeMap<String, String>, wanted: &[String]) -> Result<BTreeSet<String>, Failure> {
+fn tagged(tags: &BTreeMap<String, BTreeSet<String>>, wanted: &[String]) -> Result<BTreeSet<String>, Failure> {
     let mut runs = BTreeSet::new();
     for pattern in wanted {
         let mut found = tags.iter().filter(|(tag, _)| wildcard::fits(pattern, tag, ('*', '?'))).peekable();
@@ -103,7 +103,7 @@ fn tagged(tags: &BTreeMap<String, String>, wanted: &[String]) -> Result<BTreeSet
                 None => failure.help("`sepia tag` lists the names"),
             });
         }
-        runs.extend(found.map(|(_, run)| run.clone()));
+        runs.extend(found.flat_map(|(_, runs)| runs.iter().cloned()));
     }
     Ok(runs)
 }

@@ -1,7 +1,8 @@
 //! `sepia export`: everything that a run was made of, for another machine or for the archive.
 //!
 //! ```text
-//! project/          the manifest as written, what it extends, and the files that its stages read, as they lie here
+//! project/          the manifest, what it extends, and the files that its stages read, as they lie here; absolute paths in
+//!                   the manifest are relative ones to these
 //! resolved.toml     the manifest with everything filled in
 //! environment.json  the command, and where and with what each stage ran
 //! downloads/        files that were fetched from URLs
@@ -17,13 +18,14 @@ use std::{
     os::unix::fs::PermissionsExt as _,
 };
 
-use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use camino::{Utf8Path, Utf8PathBuf};
 use sepia_cache::{Digest, Outcome, Outputs, Parcel, Record, RunRow, Store, What};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     args::{self, Chosen, Global},
+    carry::{Carried, normal},
     exit::{Exit, Failure},
     output, past, project, trust,
 };
@@ -118,12 +120,18 @@ fn fill(
     let changes = &chosen.source.changes;
     let here = project::load(registry, &manifest, changes)?;
     let downloads = fetch::folder(store);
-    let mut files = project_files(&here.plan)?;
-    files.extend(here.texts().map(normal));
-    let root = common_folder(&files);
-    let place = |file: &Utf8Path| folder.join(PROJECT).join(file.strip_prefix(&root).unwrap_or(file));
-    for file in &files {
-        copy(file, &place(file))?;
+    let mut carried = project_files(&here.plan)?;
+    for path in here.texts().map(normal) {
+        carried.texts.insert(path.clone(), fs_err::read_to_string(&path)?);
+        carried.files.insert(path);
+    }
+    carried.find_root(changes);
+    let place = |file: &Utf8Path| folder.join(PROJECT).join(carried.place(file));
+    for file in &carried.files {
+        match carried.texts.get(file) {
+            Some(text) => write(&place(file), &carried.text(file, text))?,
+            None => copy(file, &place(file))?,
+        }
     }
     for remote in here.plan.nodes.iter().flat_map(|node| remotes(&node.params)).collect::<BTreeSet<_>>() {
         let fetched = remote.place(&downloads);
@@ -132,9 +140,17 @@ fn fill(
         }
     }
     let copied = place(&manifest);
+    let chosen = &Chosen {
+        source: args::Source { changes: carried.changes(&manifest, changes), ..chosen.source.clone() },
+        ..chosen.clone()
+    };
+    let changes = &chosen.source.changes;
     let there = project::load_quietly(registry, &copied, changes)?;
     if let Some(outside) = there.texts().find(|path| !normal(path).starts_with(folder)) {
         return Err(absolute(&format!("the manifest extends the absolute path {outside}")));
+    }
+    if let Some((path, node, param)) = written_paths(&there.plan).find(|(path, ..)| Utf8Path::new(path).is_absolute()) {
+        return Err(absolute(&format!("`{param}` of `{node}` is the absolute path {path}")));
     }
     let records = check_keys(store, row, &there.plan, chosen)?;
     fs_err::write(folder.join("resolved.toml"), project::resolved(registry, &copied, changes)?)?;
@@ -146,41 +162,47 @@ fn fill(
     let pushed = store.put_into_parcel(folder, &what, &|progress| bar.set_bytes(progress.bytes, progress.of_bytes))?;
     bar.end();
     let about = About {
-        manifest: manifest.strip_prefix(&root).unwrap_or(&manifest).to_owned(),
+        manifest: carried.place(&manifest).to_owned(),
         arguments: arguments(chosen),
         sepia: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let about = serde_json::to_value(about).unwrap_or_default();
-    Ok(Filled { parcel: Parcel::seal(folder, &row.run, about)?, files: files.len() as u64, pushed })
+    Ok(Filled { parcel: Parcel::seal(folder, &row.run, about)?, files: carried.files.len() as u64, pushed })
 }
 
 /// The files outside the store that a plan's stages read.
-fn project_files(plan: &Plan) -> Result<BTreeSet<Utf8PathBuf>, Failure> {
-    let mut written: BTreeMap<String, (&str, String)> = BTreeMap::new();
-    for node in &plan.nodes {
-        for file in external_files(&node.params) {
-            for one in file.written {
-                if let Written::Path(path) = one {
-                    written.entry(path).or_insert((node.name.as_str(), file.param.clone()));
-                }
-            }
-        }
-    }
-    let mut found = BTreeSet::new();
-    for (path, (node, param)) in written {
-        if Utf8Path::new(&path).is_absolute() {
-            return Err(absolute(&format!("`{param}` of `{node}` is the absolute path {path}")));
-        }
+fn project_files(plan: &Plan) -> Result<Carried, Failure> {
+    let mut carried = Carried::default();
+    let paths: BTreeSet<String> = written_paths(plan).map(|(path, ..)| path).collect();
+    for path in paths {
+        let is_absolute = Utf8Path::new(&path).is_absolute();
         let places = Places { folder: &plan.folder, downloads: None };
         for file in input_files::resolve(&[Written::Path(path)], places)? {
-            found.insert(normal(&file.path));
+            let file = normal(&file.path);
+            if is_absolute {
+                carried.absolute.insert(file.clone());
+            }
+            carried.files.insert(file);
         }
     }
-    Ok(found)
+    Ok(carried)
+}
+
+/// The paths that a plan's stages name, each with the stage and the parameter.
+fn written_paths(plan: &Plan) -> impl Iterator<Item = (String, &str, String)> {
+    plan.nodes.iter().flat_map(|node| {
+        external_files(&node.params).into_iter().flat_map(move |file| {
+            let param = file.param;
+            file.written.into_iter().filter_map(move |one| match one {
+                Written::Path(path) => Some((path, node.name.as_str(), param.clone())),
+                Written::Url(_) => None,
+            })
+        })
+    })
 }
 
 fn absolute(what: &str) -> Failure {
-    Failure::usage("export::absolute", format!("{what}, which means nothing on another machine"))
+    Failure::usage("export::absolute", format!("{what}, which means nothing on another machine, and it is not written in the manifest so that it could be changed there"))
         .help("write it relative to the manifest: its key stays the same, so run it again and export that run")
 }
 
@@ -280,10 +302,13 @@ fn arguments(chosen: &Chosen) -> Vec<String> {
 }
 
 fn copy(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
-    if let Some(folder) = to.parent() {
-        fs_err::create_dir_all(folder)?;
-    }
+    fs_err::create_dir_all(parent(to))?;
     fs_err::copy(from, to).map(drop)
+}
+
+fn write(to: &Utf8Path, text: &str) -> std::io::Result<()> {
+    fs_err::create_dir_all(parent(to))?;
+    fs_err::write(to, text)
 }
 
 /// The folder that a path is in.
@@ -291,42 +316,5 @@ pub(super) fn parent(path: &Utf8Path) -> Utf8PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_str().is_empty() => parent.to_owned(),
         _ => Utf8PathBuf::from("."),
-    }
-}
-
-/// Without `.` and `..`.
-fn normal(path: &Utf8Path) -> Utf8PathBuf {
-    let mut parts = Utf8PathBuf::new();
-    for part in path.components() {
-        match part {
-            Utf8Component::ParentDir => drop(parts.pop()),
-            Utf8Component::CurDir => {}
-            other => parts.push(other),
-        }
-    }
-    parts
-}
-
-/// The deepest folder that holds all of these.
-fn common_folder(files: &BTreeSet<Utf8PathBuf>) -> Utf8PathBuf {
-    let mut files = files.iter();
-    let mut common = files.next().map(|first| parent(first)).unwrap_or_default();
-    for file in files {
-        while !file.starts_with(&common) && common.pop() {}
-    }
-    common
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_files_have_in_common() {
-        let files = |paths: &[&str]| paths.iter().map(|path| normal(Utf8Path::new(path))).collect::<BTreeSet<_>>();
-        assert_eq!(common_folder(&files(&["/a/m/m.toml"])), "/a/m");
-        assert_eq!(common_folder(&files(&["/a/m/m.toml", "/a/m/data/x", "/a/m/../base.toml"])), "/a");
-        assert_eq!(common_folder(&files(&["/a/m.toml", "/ab/x"])), "/");
-        assert_eq!(normal(Utf8Path::new("/a/./b/../c")), "/a/c");
     }
 }

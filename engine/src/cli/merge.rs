@@ -39,6 +39,9 @@ pub(super) fn text(merged: &Merged) -> String {
     if merged.signatures > 0 {
         parts.push(count(merged.signatures, "signature"));
     }
+    if merged.tags > 0 {
+        parts.push(count(merged.tags, "tag"));
+    }
     if merged.objects > 0 {
         parts.push(format!("{}, {}", count(merged.objects, "output"), bytes(merged.object_bytes)));
     }

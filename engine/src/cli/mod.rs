@@ -5,6 +5,7 @@
 mod args;
 mod attach;
 mod cache;
+mod carry;
 mod check;
 mod compare;
 mod completions;

@@ -34,12 +34,14 @@ pub(super) fn tag(global: &Global, args: &args::Tag) -> Result<Exit, Failure> {
             ));
         }
         store.set_tag(name, Some(&row.run))?;
-        if let Some(before) = tags.get(name).filter(|before| **before != row.run) {
-            output::note(&format!("`{name}` was run {before} before"));
-        }
+        let before = tags.get(name).into_iter().flatten().filter(|before| **before != row.run);
+        before.for_each(|before| output::note(&format!("`{name}` was run {before} before")));
         return Ok(Exit::Fine);
     }
     let runs = store.list_runs()?;
+    let several: Vec<&String> = tags.iter().filter(|(_, runs)| runs.len() > 1).map(|(tag, _)| tag).collect();
+    let tags: Vec<(&String, &String)> =
+        tags.iter().flat_map(|(tag, runs)| runs.iter().map(move |run| (tag, run))).collect();
     let started = |run: &str| runs.iter().find(|row| row.run == *run).map(|row| row.started_at);
     if args.format == Format::Json {
         let rows = tags.iter().map(|(tag, run)| json!({ "tag": tag, "run": run, "started_at": started(run) }));
@@ -49,9 +51,12 @@ pub(super) fn tag(global: &Global, args: &args::Tag) -> Result<Exit, Failure> {
     } else {
         let rows = tags.iter().map(|(tag, run)| {
             let short = run[..run.len().min(8)].to_owned();
-            vec![tag.clone(), short, started(run).map(local_time).unwrap_or_default()]
+            vec![(*tag).clone(), short, started(run).map(local_time).unwrap_or_default()]
         });
         output::data(&output::table(&["tag", "run", "started"], rows.collect()));
+    }
+    for tag in several {
+        output::note(&format!("`{tag}` was given to several runs: `sepia tag RUN {tag}` decides"));
     }
     Ok(Exit::Fine)
 }

@@ -26,7 +26,7 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
     if args.transfer.format == Format::Json {
         output::line(&json!({
             "event": "pushed", "remote": remote.config.name, "records": pushed.records, "runs": pushed.runs,
-            "outputs": pushed.objects, "bytes": pushed.bytes, "known_outputs": pushed.known_objects,
+            "tags": pushed.tags, "outputs": pushed.objects, "bytes": pushed.bytes, "known_outputs": pushed.known_objects,
             "absent_outputs": pushed.absent,
         }));
         return Ok(Exit::Fine);
@@ -60,7 +60,7 @@ pub(super) fn pull(global: &Global, args: &args::Pull) -> Result<Exit, Failure> 
     if args.transfer.format == Format::Json {
         output::line(&json!({
             "event": "pulled", "remote": remote.config.name, "records": merged.records, "runs": merged.runs,
-            "outputs": pulled.objects, "bytes": pulled.bytes, "absent_outputs": pulled.absent,
+            "tags": merged.tags, "outputs": pulled.objects, "bytes": pulled.bytes, "absent_outputs": pulled.absent,
         }));
         return Ok(Exit::Fine);
     }

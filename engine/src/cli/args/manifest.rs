@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use super::Format;
 
 /// A manifest, and what the command line changes in it.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Source {
     /// The manifest.
     pub(in crate::cli) manifest: Utf8PathBuf,
@@ -14,7 +14,7 @@ pub(in crate::cli) struct Source {
     pub(in crate::cli) changes: Changes,
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(in crate::cli) struct Changes {
     /// Lay this profile of the manifest over it.
     #[arg(long, value_name = "NAME")]

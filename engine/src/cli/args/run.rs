@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use super::{Format, Source};
 use crate::manifest::parse_bytes;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Chosen {
     #[command(flatten)]
     pub(in crate::cli) source: Source,
