@@ -186,10 +186,18 @@ impl Method for Lora {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device};
+    use burn::{
+        module::{Module, Param},
+        tensor::{DType, Device},
+    };
 
     use super::*;
-    use crate::vectors::{assert_close, assert_near, flat, tensor, vector};
+    use crate::{
+        method::ReloraParams,
+        model::Linear,
+        train::AdamHyper,
+        vectors::{assert_close, assert_near, flat, tensor, vector},
+    };
 
     #[test]
     fn vector_lora_scalings() {
@@ -201,6 +209,25 @@ mod tests {
                 assert_near(scaling.factor(alpha, *rank), expected, vector.tol());
             }
         }
+    }
+
+    #[test]
+    fn vector_adapter_param_counts() {
+        let vector = vector("adapter_param_counts");
+        let shape: [usize; 2] = [vector.input("out"), vector.input("in")];
+        let params = LoraParams { rank: vector.input("r"), ..LoraParams::default() };
+        let expected: usize = vector.expected("lora");
+        let setup = MethodSetup { hyper: AdamHyper::default(), seed: 1 };
+        let lora = Lora::new(params, &setup);
+        let weight = Tensor::zeros(shape, &Device::flex());
+        let (a, b) = (lora.draw_a("x", 0, &weight), Tensor::zeros([shape[0], params.rank], &Device::flex()));
+        let mut linear = Linear { weight: Param::from_tensor(weight), adapter: None };
+        adapters::attach(&mut linear, a, b, lora.options());
+        assert_eq!(linear.adapter.unwrap().num_params(), expected);
+        assert_eq!(params.cost(Matrix { shape, float: 4 }).unwrap().trained, expected as u64);
+        // The same factors, whatever they are called.
+        let relora = ReloraParams { rank: params.rank, ..ReloraParams::default() };
+        assert_eq!(relora.cost(Matrix { shape, float: 4 }).unwrap().trained, expected as u64);
     }
 
     /// Gradients of A and B for `y = s B A x` and the gradient of the layer's whole weight, by the chain through burn's
