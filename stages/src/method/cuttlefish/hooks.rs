@@ -53,8 +53,13 @@ impl VisionMethod for CuttlefishMethod {
         Ok(model)
     }
 
-    fn add_gradients(&mut self, _: At, model: &VisionModel, gradients: &mut VisionGradients) -> Result<(), StageError> {
-        for (name, term) in self.run.iter().flat_map(|run| run.penalties(model)) {
+    fn add_gradients(
+        &mut self,
+        at: At,
+        model: &VisionModel,
+        gradients: &mut VisionGradients,
+    ) -> Result<(), StageError> {
+        for (name, term) in self.run.iter().flat_map(|run| run.penalties(at.step, model)) {
             gradients.add(&name, term);
         }
         Ok(())

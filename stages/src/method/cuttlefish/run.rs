@@ -173,10 +173,12 @@ impl Cuttlefish {
         self.detector.unstable()
     }
 
-    /// What Frobenius decay adds to the gradients of a model's factors, by parameter name.
+    /// What Frobenius decay adds to the gradients of a model's factors in a step, by parameter name.
     #[must_use]
-    pub fn penalties(&self, model: &VisionModel) -> BTreeMap<String, Tensor<2>> {
-        frobenius_penalties(model, if self.switched.is_some() { self.decay } else { 0.0 })
+    pub fn penalties(&self, step: u64, model: &VisionModel) -> BTreeMap<String, Tensor<2>> {
+        let every = self.params.frobenius_every.max(1);
+        let due = self.switched.is_some() && step.is_multiple_of(every);
+        frobenius_penalties(model, if due { self.decay * every as f64 } else { 0.0 })
     }
 
     /// Saves traces, stable ranks at the start and the switch.
@@ -271,11 +273,17 @@ mod tests {
         let mut model = mlp();
         let params = CuttlefishParams { switch_epoch: Some(1), ..quick() };
         let mut run = Cuttlefish::new(&params, 1e-2, None, &model).unwrap();
-        assert!(run.penalties(&model).is_empty());
+        assert!(run.penalties(0, &model).is_empty());
         cut(&mut model, 2);
         assert!(run.end_epoch(0, 20, &mut model).unwrap());
-        let names: Vec<String> = run.penalties(&model).into_keys().collect();
+        let names: Vec<String> = run.penalties(0, &model).into_keys().collect();
         assert_eq!(names, ["fc2.u", "fc2.v", "fc3.u", "fc3.v"]);
+        // Seldom and more at a time: the same in all.
+        let whole = run.penalties(0, &model).remove("fc2.u").unwrap();
+        run.params.frobenius_every = 4;
+        assert_eq!((0..8).filter(|step| !run.penalties(*step, &model).is_empty()).collect::<Vec<_>>(), [0, 4]);
+        let seldom = run.penalties(4, &model).remove("fc2.u").unwrap();
+        assert!((seldom - whole * 4.0).abs().max().into_scalar::<f32>() < 1e-6);
         let normed = CuttlefishParams { extra_norm: true, ..params };
         let run = Cuttlefish::new(&normed, 1e-2, None, &mlp()).unwrap();
         assert_eq!(run.decay, 0.0);
