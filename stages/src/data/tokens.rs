@@ -131,7 +131,13 @@ impl TokenFolder {
     /// # Errors
     /// When the file is missing or does not fit `meta.json`.
     pub fn train(&self) -> Result<Split, StageError> {
-        Split::read(&self.folder.join("train.bin"), &self.meta, self.meta.train_tokens)
+        Split::read(&self.train_file(), &self.meta, self.meta.train_tokens)
+    }
+
+    /// The file of the training split.
+    #[must_use]
+    pub fn train_file(&self) -> Utf8PathBuf {
+        self.folder.join("train.bin")
     }
 
     /// The validation split.

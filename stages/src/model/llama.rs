@@ -169,18 +169,12 @@ impl Llama {
     /// The linear layers of attention and MLP, which low-rank methods work on, with their paths
     /// (`model.layers.0.self_attn.q_proj`).
     pub fn targets_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut found = Vec::new();
-        for (index, block) in self.model.layers.iter_mut().enumerate() {
-            let Attention { q_proj, k_proj, v_proj, o_proj } = &mut block.self_attn;
-            for (name, linear) in [("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)] {
-                found.push((format!("model.layers.{index}.self_attn.{name}"), linear));
-            }
-            let Mlp { gate_proj, up_proj, down_proj } = &mut block.mlp;
-            for (name, linear) in [("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)] {
-                found.push((format!("model.layers.{index}.mlp.{name}"), linear));
-            }
+        fn of_block((index, block): (usize, &mut Block)) -> impl Iterator<Item = (String, &mut Linear)> {
+            let named = move |(name, linear)| (format!("model.layers.{index}.{name}"), linear);
+            block.linears_mut().into_iter().map(named)
         }
-        found
+        let blocks = self.model.layers.iter_mut().enumerate();
+        blocks.flat_map(of_block).collect()
     }
 
     /// The clock that the dropout of all branches goes by, where there is dropout.
@@ -218,9 +212,9 @@ impl Llama {
         let mut x = self.embed(tokens);
         watch("model.embed_tokens", &x);
         for (index, block) in self.model.layers.iter().enumerate() {
-            x = block.attend(x, heads, rope);
+            x = block.attend(x, heads, rope, &mut |_, _| {});
             watch(&format!("model.layers.{index}.self_attn"), &x);
-            x = block.think(x);
+            x = block.think(x, &mut |_, _| {});
             watch(&format!("model.layers.{index}.mlp"), &x);
         }
         self.head(x)
@@ -262,27 +256,57 @@ impl RmsNorm {
     }
 }
 
+/// Called with the name of a linear layer within its block and with what it is given.
+pub type See<'a> = &'a mut dyn FnMut(&str, &Tensor<2>);
+
 impl Block {
+    /// Its linear layers by their names within it (`self_attn.q_proj`).
+    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 7] {
+        let Attention { q_proj, k_proj, v_proj, o_proj } = &mut self.self_attn;
+        let Mlp { gate_proj, up_proj, down_proj } = &mut self.mlp;
+        [
+            ("self_attn.q_proj", q_proj),
+            ("self_attn.k_proj", k_proj),
+            ("self_attn.v_proj", v_proj),
+            ("self_attn.o_proj", o_proj),
+            ("mlp.gate_proj", gate_proj),
+            ("mlp.up_proj", up_proj),
+            ("mlp.down_proj", down_proj),
+        ]
+    }
+
     /// The whole block, `[batch * seq, d_model]` to the same.
     #[must_use]
     pub fn forward(&self, x: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
-        self.think(self.attend(x, heads, rope))
+        self.forward_seen(x, heads, rope, &mut |_, _| {})
     }
 
-    fn attend(&self, x: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
+    /// [`forward`](Self::forward), showing what each linear layer (`self_attn.q_proj`) is given, `[batch * seq, in]`.
+    pub fn forward_seen(&self, x: Tensor<2>, heads: Heads, rope: &Rope, see: See<'_>) -> Tensor<2> {
+        let x = self.attend(x, heads, rope, see);
+        self.think(x, see)
+    }
+
+    fn attend(&self, x: Tensor<2>, heads: Heads, rope: &Rope, see: See<'_>) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
         let attn = &self.self_attn;
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].iter().for_each(|name| see(name, &normed));
         let q = attn.q_proj.forward(normed.clone());
         let k = attn.k_proj.forward(normed.clone());
         let v = attn.v_proj.forward(normed);
-        x + attn.o_proj.forward(ops::causal_attention(q, k, v, heads, rope))
+        let mixed = ops::causal_attention(q, k, v, heads, rope);
+        see("self_attn.o_proj", &mixed);
+        x + attn.o_proj.forward(mixed)
     }
 
-    fn think(&self, x: Tensor<2>) -> Tensor<2> {
+    fn think(&self, x: Tensor<2>, see: See<'_>) -> Tensor<2> {
         let normed = self.post_attention_layernorm.forward(x.clone());
+        ["mlp.gate_proj", "mlp.up_proj"].iter().for_each(|name| see(name, &normed));
         let gate = self.mlp.gate_proj.forward(normed.clone());
         let up = self.mlp.up_proj.forward(normed);
-        x + self.mlp.down_proj.forward(ops::swiglu(gate, up))
+        let gated = ops::swiglu(gate, up);
+        see("mlp.down_proj", &gated);
+        x + self.mlp.down_proj.forward(gated)
     }
 }
 

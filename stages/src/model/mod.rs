@@ -11,4 +11,4 @@ pub use adapter::{Adapter, AdapterOptions, Dropout, DropoutClock, Merged};
 pub use config::{LlamaConfig, ModelParams, Preset};
 pub use factored::FactorRanks;
 pub use hf::{is_llama, load, load_config, load_weights, save, write_tensors};
-pub use llama::{Linear, Llama, named_weights};
+pub use llama::{Block, Linear, Llama, See, named_weights};

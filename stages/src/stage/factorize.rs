@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use sepia_engine::stage::{Check, NoKnobs, Port, Progress, Stage, StageContext, StageError};
 use serde::{Deserialize, Serialize};
 
-use super::{IMAGES, MODEL, RANKS, factorize_llama, rank_analysis};
+use super::{IMAGES, MODEL, RANKS, TOKENS, factorize_llama, rank_analysis};
 use crate::{
     data::{ImageBatch, ImageFolder},
     device,
@@ -53,6 +53,17 @@ pub struct FactorizeParams {
     pub extra_norm: bool,
     /// With the input `data`: training images whose activations weigh each layer's inputs.
     pub calibration_images: usize,
+    /// With the input `tokens`: sequences, as long as the model was made for, whose activations weigh each layer's inputs;
+    /// 128 when left out.
+    #[serde(skip_serializing_if = "is_usual_calibration")]
+    pub calibration_sequences: usize,
+}
+
+/// Sequences of a calibration when nothing is said: left out of keys, which are then those from before it could be said.
+const CALIBRATION_SEQUENCES: usize = 128;
+
+fn is_usual_calibration(sequences: &usize) -> bool {
+    *sequences == CALIBRATION_SEQUENCES
 }
 
 impl Default for FactorizeParams {
@@ -67,6 +78,7 @@ impl Default for FactorizeParams {
             keep_larger: false,
             extra_norm: false,
             calibration_images: 512,
+            calibration_sequences: CALIBRATION_SEQUENCES,
         }
     }
 }
@@ -83,6 +95,7 @@ impl Stage for Factorize {
         Port::new("ranks", RANKS, "its rank analysis, for `measure`").optional(),
         Port::new("data", IMAGES, "images whose activations decide which directions count (LoRAP's weighted SVD)")
             .optional(),
+        Port::new("tokens", TOKENS, "the same for a LLaMA: the tokens that it was trained on").optional(),
         Port::new("like", MODEL, "a factorised model of the same architecture, whose forms and ranks are taken")
             .optional(),
     ];
@@ -137,6 +150,17 @@ impl Stage for Factorize {
                 check.problem("calibration_images", "`calibration_images` must be at least 1", "");
             }
         }
+        if check.is_connected("tokens") {
+            if params.calibration_sequences == 0 {
+                check.problem("calibration_sequences", "`calibration_sequences` must be at least 1", "");
+            }
+            if let (Some(known), Some(data)) = (check.fact("model", "vocab_size"), check.fact("tokens", "vocab_size"))
+                && data > known
+            {
+                let message = format!("the tokens have {data} ids, but the model knows {known}");
+                check.problem("calibration_sequences", message, "connect the tokens that the model was trained on");
+            }
+        }
         for (name, rank) in &params.table {
             if *rank == 0 {
                 check.problem("table", format!("rank 0 leaves nothing of `{name}`"), "give a rank of at least 1");
@@ -163,6 +187,10 @@ fn factorize(params: &FactorizeParams, ctx: &mut StageContext<'_>) -> Result<(),
     if params.lorap.is_some() {
         let message = "`lorap` shares out the ranks of a LLaMA's attention, and this model classifies images";
         return Err(StageError::new(message).param("lorap").help("give `ranks` a rule"));
+    }
+    if ctx.input_opt("tokens").is_some() {
+        let message = "the input `tokens` is for LLaMA models, and this one classifies images";
+        return Err(StageError::new(message).help("connect images: `data`"));
     }
     let device = device::open(ctx)?;
     let mut model = load_vision(&ctx.input("model")?, &device)?;

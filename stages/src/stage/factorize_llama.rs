@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::Tensor;
 use camino::Utf8Path;
 use sepia_engine::stage::{Progress, StageContext, StageError};
 
-use super::{factorize::FactorizeParams, rank_analysis};
+use super::{factorize::FactorizeParams, llama_calibration::Calibration, rank_analysis};
 use crate::{
+    data::TokenFolder,
     device,
     factor::{self, LayerError, RankRule},
     linalg::{
         factor::{Kept, spectral_factors},
-        host::to_host,
-        svd::singular_values,
+        host::{to_device, to_host},
+        svd::{LinalgError, singular_values},
     },
     model::{self, Linear},
 };
@@ -26,10 +28,10 @@ pub(super) fn factorize(
     folder: &Utf8Path,
     ctx: &mut StageContext<'_>,
 ) -> Result<(), StageError> {
-    for port in ["data", "like"] {
+    for (port, help) in [("data", "connect tokens: `tokens`"), ("like", "leave it out, and say `ranks` or a `table`")] {
         if ctx.input_opt(port).is_some() {
             let message = format!("the input `{port}` is for classifiers of images, and this model is a LLaMA");
-            return Err(StageError::new(message).help("leave it out, and say `ranks` or a `table`"));
+            return Err(StageError::new(message).help(help));
         }
     }
     if params.extra_norm || params.form != model::vision::Form::Channel {
@@ -42,21 +44,36 @@ pub(super) fn factorize(
         return Err(StageError::new("the model is factored already").help("connect the model as it was before"));
     }
     let ranks = wanted(params, &mut model, ctx)?;
+    let mut calibration = match ctx.input_opt("tokens") {
+        Some(tokens) => {
+            let tokens = TokenFolder::open(&tokens)?;
+            Some(Calibration::new(&model, &tokens, params.calibration_sequences, &device)?)
+        }
+        None => None,
+    };
     let (dense, total) = (model.stored_parameters(), ranks.len() as u64);
     let mut done = 0;
-    for (path, linear) in model.targets_mut() {
-        let Some(&rank) = ranks.get(&path) else { continue };
-        ctx.stop_if_asked()?;
-        let weight = linear.weight.val();
-        if params.keep_larger || factor::is_smaller_factored(rank, weight.dims()) {
-            let found = spectral_factors(&weight, rank, Kept::Values);
-            let (u, v) = found.map_err(|error| StageError::new(format!("`{path}`: {error}")))?;
-            linear.set_factors(u, v);
-        } else {
-            ctx.note(&format!("`{path}` stays dense: factors of rank {rank} would not be smaller"));
+    for (index, block) in model.model.layers.iter_mut().enumerate() {
+        let at = format!("model.layers.{index}");
+        let squares = calibration.as_ref().map_or(Ok(BTreeMap::new()), |seen| seen.squares(block, &at))?;
+        for (name, linear) in block.linears_mut() {
+            let path = format!("{at}.{name}");
+            let Some(&rank) = ranks.get(&path) else { continue };
+            ctx.stop_if_asked()?;
+            let weight = linear.weight.val();
+            if params.keep_larger || factor::is_smaller_factored(rank, weight.dims()) {
+                let found = factors(&weight, rank, squares.get(name));
+                let (u, v) = found.map_err(|source| LayerError::Linalg { path, source })?;
+                linear.set_factors(u, v);
+            } else {
+                ctx.note(&format!("`{path}` stays dense: factors of rank {rank} would not be smaller"));
+            }
+            done += 1;
+            ctx.progress(&Progress { done, total, unit: "layer".to_owned(), figures: Vec::new() });
         }
-        done += 1;
-        ctx.progress(&Progress { done, total, unit: "layer".to_owned(), figures: Vec::new() });
+        if let Some(calibration) = &mut calibration {
+            calibration.pass(block);
+        }
     }
     let tokenizer = Some(folder.join("tokenizer.json")).filter(|path| path.exists());
     model::save(&model, &ctx.output("model")?, tokenizer.as_deref())?;
@@ -68,6 +85,13 @@ pub(super) fn factorize(
         ctx.result(&format!("rank/{path}"), rank as f64)?;
     }
     Ok(())
+}
+
+/// `[m, r]` and `[r, n]`: the best ones of a weight, or the best where its inputs are large.
+fn factors(weight: &Tensor<2>, rank: usize, squares: Option<&Vec<f64>>) -> Result<(Tensor<2>, Tensor<2>), LinalgError> {
+    let Some(squares) = squares else { return spectral_factors(weight, rank, Kept::Values) };
+    let (u, v) = factor::split_weighted(&to_host(weight)?, rank, squares)?;
+    Ok((to_device(&u, &weight.device(), weight.dtype()), to_device(&v, &weight.device(), weight.dtype())))
 }
 
 /// The rank of each layer that gets one, by path.

@@ -9,6 +9,7 @@ mod factor_training_tests;
 mod factorize;
 mod factorize_llama;
 mod image_dataset;
+mod llama_calibration;
 mod rank_activations;
 mod rank_analysis;
 mod rank_table;
