@@ -56,6 +56,40 @@ fn a_run_takes_results_from_a_remote_and_offers_its_own() {
     alice.sepia(&["cache", "verify"]);
 }
 
+/// Two who gave one name to different runs find out, and one decides for both.
+#[test]
+fn tags_travel_and_nobodys_is_lost() {
+    let (_folder, lab, alice, bob) = lab();
+    for person in [&alice, &bob] {
+        person.sepia(&["remote", "add", "lab", &lab, "--trust"]);
+    }
+    alice.sepia(&["run", "m.toml"]);
+    alice.sepia(&["tag", "latest", "paper"]);
+    alice.sepia(&["push"]);
+    let pulled = bob.sepia(&["pull"]);
+    assert!(pulled.out.contains("1 tag"), "{}", pulled.out);
+    let run = |person: &Person, name: &str| {
+        person.project.json(&["show", name, "--format", "json"])["run"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run(&bob, "paper"), run(&alice, "latest"));
+    // Both give another name to runs of their own.
+    alice.sepia(&["tag", "paper", "best"]);
+    bob.project.edit("m.toml", "echo data >", "echo more >");
+    bob.sepia(&["run", "m.toml"]);
+    bob.sepia(&["tag", "latest", "best"]);
+    bob.sepia(&["push"]);
+    alice.sepia(&["pull"]);
+    let listed = alice.sepia(&["tag"]);
+    assert_eq!(listed.out.lines().filter(|line| line.starts_with("best")).count(), 2, "{}", listed.out);
+    let done = alice.try_to(&["show", "best"]);
+    assert_eq!(done.code, 2, "{}", done.err);
+    assert!(done.err.contains("`best` was given to several runs"), "{}", done.err);
+    alice.sepia(&["tag", "paper", "best"]);
+    alice.sepia(&["push"]);
+    bob.sepia(&["pull"]);
+    assert_eq!(run(&bob, "best"), run(&alice, "paper"));
+}
+
 #[test]
 fn a_remote_that_fails_never_fails_a_run() {
     let (_folder, lab, alice, _) = lab();
