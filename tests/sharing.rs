@@ -65,7 +65,8 @@ fn tags_travel_and_nobodys_is_lost() {
     }
     alice.sepia(&["run", "m.toml"]);
     alice.sepia(&["tag", "latest", "paper"]);
-    alice.sepia(&["push"]);
+    let pushed = alice.sepia(&["push"]);
+    assert!(pushed.out.contains("2 records, 1 tag change, "), "{}", pushed.out);
     let pulled = bob.sepia(&["pull"]);
     assert!(pulled.out.contains("1 tag"), "{}", pulled.out);
     let run = |person: &Person, name: &str| {
@@ -82,7 +83,7 @@ fn tags_travel_and_nobodys_is_lost() {
     let listed = alice.sepia(&["tag"]);
     assert_eq!(listed.out.lines().filter(|line| line.starts_with("best")).count(), 2, "{}", listed.out);
     let done = alice.try_to(&["show", "best"]);
-    assert_eq!(done.code, 2, "{}", done.err);
+    assert_eq!(done.code, 3, "{}", done.err);
     assert!(done.err.contains("`best` was given to several runs"), "{}", done.err);
     alice.sepia(&["tag", "paper", "best"]);
     alice.sepia(&["push"]);

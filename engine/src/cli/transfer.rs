@@ -31,8 +31,9 @@ pub(super) fn push(global: &Global, args: &args::Push) -> Result<Exit, Failure> 
         }));
         return Ok(Exit::Fine);
     }
+    let tags = if pushed.tags > 0 { format!(", {}", count(pushed.tags, "tag change")) } else { String::new() };
     let mut text = format!(
-        "pushed to {}: {}, {}, {}",
+        "pushed to {}: {}{tags}, {}, {}",
         remote.config.name,
         count(pushed.records, "record"),
         count(pushed.objects, "output"),
