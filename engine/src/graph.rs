@@ -88,6 +88,12 @@ impl Graph {
         self.neighbors(node, Direction::Outgoing)
     }
 
+    /// Whether no node needs this one.
+    #[must_use]
+    pub fn is_leaf(&self, node: NodeId) -> bool {
+        self.edges.neighbors(index(node)).next().is_none()
+    }
+
     /// The nodes that this one needs directly, in order, each once.
     #[must_use]
     pub fn dependencies(&self, node: NodeId) -> Vec<NodeId> {

@@ -36,7 +36,7 @@ pub struct Merged {
     pub records: u64,
     /// Records that were here already.
     pub known: u64,
-    /// Records that a newer Sepia wrote, left out.
+    /// Records, and lines of a remote, that a newer Sepia wrote: left out.
     pub newer: u64,
     /// Runs that were new, or whose end was.
     pub runs: u64,

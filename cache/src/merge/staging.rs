@@ -83,9 +83,14 @@ impl<'s> Staging<'s> {
         self.merged.known += 1;
     }
 
-    /// Leaves out a record that a newer Sepia wrote.
+    /// Leaves out a record, or a line, that a newer Sepia wrote.
     pub(crate) fn count_newer(&mut self) {
         self.merged.newer += 1;
+    }
+
+    /// How many were left out until now.
+    pub(crate) fn newer(&self) -> u64 {
+        self.merged.newer
     }
 
     /// Takes a record.

@@ -9,6 +9,9 @@
 //! ```
 //!
 //! The name says the digest and the size of the text, so nothing else is ever taken for it.
+//!
+//! What a newer Sepia has to say besides stands in lines of its own, that begin with none of the words above. An older one
+//! leaves them out, says so, and reads the bundle again at the next pull: by then it may be up to date.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -44,6 +47,15 @@ enum Line {
     Run { run: Box<RunRow>, nodes: Vec<RunNode> },
     Plan { plan: Vec<(String, String)> },
     Tag(TagLine),
+}
+
+/// The first words of the lines above: a line that has one of them and cannot be read is damaged.
+const WORDS: [&str; 5] = ["id", "signed", "run", "plan", "tag"];
+
+/// Whether a line says something that only a newer Sepia knows.
+fn is_newer(line: &[u8]) -> bool {
+    let entries: Option<serde_json::Map<_, _>> = serde_json::from_slice(line).ok();
+    entries.is_some_and(|entries| !entries.is_empty() && !WORDS.iter().any(|word| entries.contains_key(*word)))
 }
 
 /// What a bundle holds, in words that are the same in every bundle: to know what need not be pushed again.
@@ -175,7 +187,8 @@ impl Store {
         Ok(marks)
     }
 
-    /// Takes what the bundles of a remote have that is not here; each bundle once.
+    /// Takes what the bundles of a remote have that is not here; each bundle once, but those with lines that only a newer
+    /// Sepia can read.
     pub(super) fn take_bundles(&self, remote: &OpenRemote, staging: &mut Staging<'_>) -> Result<Vec<Utf8PathBuf>> {
         let trust = if remote.config.trust { "trusted" } else { "taken" };
         let mut done = Vec::new();
@@ -186,7 +199,11 @@ impl Store {
                 continue;
             }
             let text = fetch(remote, &name)?;
+            let newer = staging.newer();
             take(&text, staging, &format!("{name} on the remote {}", remote.remote.address()))?;
+            if staging.newer() > newer {
+                continue;
+            }
             if !marks.exists() {
                 self.write_marks(&marks, &marks_of(&text))?;
             }
@@ -243,6 +260,7 @@ pub(super) fn take(text: &[u8], staging: &mut Staging<'_>, name: &str) -> Result
                     staging.plan(plan.into_iter().map(node).collect())?;
                 }
                 Ok(Line::Tag(line)) => staging.tag(line)?,
+                Err(_) if is_newer(line) => staging.count_newer(),
                 Err(_) => return Err(refused(name, "a line is neither a record nor anything else that is known")),
             },
         }

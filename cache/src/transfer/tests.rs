@@ -363,6 +363,26 @@ fn bundles_are_what_their_names_say() {
     fails("it says that it has");
 }
 
+/// What a newer Sepia says is left out and counted, and taken once this one understands it.
+#[test]
+fn a_bundle_of_a_newer_sepia_is_read_again() {
+    let lab = Lab::new();
+    lab.ours.store.commit(&[record("a", &[])]).unwrap();
+    lab.push();
+    let folder = lab.folder.join("records");
+    let bundle = folder.read_dir_utf8().unwrap().next().unwrap().unwrap().into_path();
+    let text = zstd::bulk::decompress(&std::fs::read(&bundle).unwrap(), 1 << 20).unwrap();
+    std::fs::remove_file(&bundle).unwrap();
+    let text = String::from_utf8(text).unwrap() + "{\"comment\":\"looks odd\",\"about\":\"a\"}\n";
+    let name = format!("{}-{}.jsonl.zst", Digest::of_bytes(text.as_bytes()), text.len());
+    std::fs::write(folder.join(name), zstd::bulk::compress(text.as_bytes(), 3).unwrap()).unwrap();
+    let pull = || lab.theirs.store.pull(&Lab::remote(&lab.theirs), &What::default(), &|_| ()).unwrap().merged;
+    let first = pull();
+    assert_eq!((first.records, first.newer), (1, 1));
+    let again = pull();
+    assert_eq!((again.records, again.known, again.newer), (0, 1, 1));
+}
+
 #[test]
 fn a_damaged_output_is_not_pushed() {
     let lab = Lab::new();

@@ -133,7 +133,7 @@ fn fill(
             None => copy(file, &place(file))?,
         }
     }
-    for remote in here.plan.nodes.iter().flat_map(|node| remotes(&node.params)).collect::<BTreeSet<_>>() {
+    for remote in here.plan.nodes.iter().flat_map(|node| remotes(node.params.tree())).collect::<BTreeSet<_>>() {
         let fetched = remote.place(&downloads);
         if fetched.is_file() {
             copy(&fetched, &remote.place(&folder.join(DOWNLOADS)))?;
@@ -191,7 +191,7 @@ fn project_files(plan: &Plan) -> Result<Carried, Failure> {
 /// The paths that a plan's stages name, each with the stage and the parameter.
 fn written_paths(plan: &Plan) -> impl Iterator<Item = (String, &str, String)> {
     plan.nodes.iter().flat_map(|node| {
-        external_files(&node.params).into_iter().flat_map(move |file| {
+        external_files(node.params.tree()).into_iter().flat_map(move |file| {
             let param = file.param;
             file.written.into_iter().filter_map(move |one| match one {
                 Written::Path(path) => Some((path, node.name.as_str(), param.clone())),

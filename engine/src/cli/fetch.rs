@@ -21,7 +21,7 @@ use crate::{
 /// Fetches what stages that are not in the store will read. A plan without URLs costs a look at its parameters.
 pub(super) fn ahead(project: &Project, store: &Arc<Store>, options: &RunOptions) -> Result<(), Failure> {
     let plan = &project.plan;
-    if !plan.nodes.iter().any(|node| remotes(&node.params).next().is_some()) {
+    if !plan.nodes.iter().any(|node| remotes(node.params.tree()).next().is_some()) {
         return Ok(());
     }
     let wrong = |found| Failure { exit: Exit::Usage, found, sources: Sources::default() };
@@ -37,7 +37,7 @@ pub(super) fn ahead(project: &Project, store: &Arc<Store>, options: &RunOptions)
         if !matches!(forecast, Forecast::Run(..) | Forecast::Unknown(_)) {
             continue;
         }
-        for remote in remotes(&node.params) {
+        for remote in remotes(node.params.tree()) {
             if !done.insert(remote.clone()) {
                 continue;
             }
@@ -46,7 +46,7 @@ pub(super) fn ahead(project: &Project, store: &Arc<Store>, options: &RunOptions)
             }
             let mut bar = Bar::default();
             fetch::fetch(&remote, &downloads, &mut |got, total| bar.show(got, total)).map_err(|error| {
-                let place = external_files(&node.params)
+                let place = external_files(node.params.tree())
                     .into_iter()
                     .find(|file| file.written.iter().any(|one| matches!(one, Written::Url(url) if *url == remote)))
                     .map_or(node.decl.name.span, |file| place_of(&node.decl, &file.param));

@@ -46,7 +46,8 @@ pub(super) fn text(merged: &Merged) -> String {
         parts.push(format!("{}, {}", count(merged.objects, "output"), bytes(merged.object_bytes)));
     }
     if merged.newer > 0 {
-        parts.push(format!("{} of a newer Sepia left out", merged.newer));
+        let left_out = count(merged.newer, "line");
+        parts.push(format!("{left_out} of a newer Sepia left out (update this one, then do the same again)"));
     }
     parts.join(", ")
 }

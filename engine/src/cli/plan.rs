@@ -16,6 +16,7 @@ use crate::{
         ExecutorChoice, Forecast, KeyError, Lookup, Reason, Reasons, SlurmOptions, Standing, forecast_from, lookup,
         slurm::{Line, lines},
     },
+    graph::NodeId,
     plan::{Plan, select},
     report::figures::{bytes, count},
     stage::{Estimate, Registry},
@@ -156,19 +157,26 @@ fn look(lookup: &Lookup, plan: &Plan, selected: &[bool], forced: &[bool]) -> Res
 }
 
 fn text(plan: &Plan, looked: &Looked) -> String {
-    let lines = wide::map(plan.graph.order(), |id| {
+    // The cells of a sweep mostly stand side by side and need the same: that is written out once.
+    let alike = |a: &NodeId, b: &NodeId| plan.node(*a).estimate == plan.node(*b).estimate;
+    let groups: Vec<&[NodeId]> = plan.graph.order().chunk_by(alike).collect();
+    let needs =
+        wide::map(&groups, |group| group.first().map_or_else(String::new, |id| needs(&plan.node(*id).estimate)));
+    let nodes: Vec<(NodeId, &str)> =
+        groups.iter().zip(&needs).flat_map(|(group, needs)| group.iter().map(|id| (*id, needs.as_str()))).collect();
+    let lines = wide::map(&nodes, |(id, needs)| {
         let node = plan.node(*id);
         let (word, detail) = match &looked.forecasts[id.index()] {
             Forecast::Outside => return String::new(),
             Forecast::Cached(_) => ("cached", String::new()),
             Forecast::Run(_, _) => {
                 let why = looked.reasons[id.index()].as_ref().map_or_else(|| "forced".to_owned(), Reason::summary);
-                ("run", why + &needs(&node.estimate))
+                ("run", why + needs)
             }
             Forecast::Unknown(open) => {
                 let names: Vec<&str> = open.iter().take(3).map(|id| plan.node(*id).name.as_str()).collect();
                 let more = if open.len() > 3 { format!(" and {} more", open.len() - 3) } else { String::new() };
-                ("unknown", format!("depends on what {}{more} makes{}", names.join(", "), needs(&node.estimate)))
+                ("unknown", format!("depends on what {}{more} makes{needs}", names.join(", ")))
             }
         };
         let mut out = String::new();

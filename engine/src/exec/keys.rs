@@ -57,9 +57,9 @@ impl<'p> KeyMaker<'p> {
             }
         }
         let params = if node.reads_files {
-            Arc::new(with_content(&node.params, &self.plan.folder, |path| self.digest(path))?)
+            Arc::new(with_content(node.params.tree(), &self.plan.folder, |path| self.digest(path))?)
         } else {
-            Arc::clone(&node.params)
+            Arc::clone(node.params.tree())
         };
         Ok(KeyInputs {
             schema: KEY_SCHEMA,

@@ -178,7 +178,7 @@ impl RunRecord {
             cpu_seconds: ended.usage.cpu_seconds,
             peak_memory_bytes: ended.usage.peak_memory_bytes,
             seed: node.seed,
-            params: node.params.as_object().cloned().unwrap_or_default(),
+            params: node.params.tree().as_object().cloned().unwrap_or_default(),
             inputs,
             outputs: outputs
                 .iter()

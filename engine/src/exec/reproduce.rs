@@ -296,7 +296,7 @@ fn attempt(
     for port in &output_ports {
         job.outputs.insert(port.clone(), folder.join("out").join(port));
     }
-    let nothing = value::Value { span: value::Span::default(), kind: value::ValueKind::Table(value::Table::default()) };
+    let none = value::Table::default();
     Ok(Attempt {
         node: NodeId(0),
         key: inputs.key(),
@@ -304,7 +304,8 @@ fn attempt(
         entry,
         params: params(store, record, inputs, options)?,
         // Knobs do not change results: whatever they were, the defaults will do.
-        knobs: (entry.canonical_knobs)(&nothing).unwrap_or_default(),
+        knobs: (entry.canonical_knobs)((&none, value::Span::default()))
+            .map_or(Value::Null, |knobs| Value::clone(knobs.tree())),
         job,
         inputs: objects,
         output_ports,

@@ -134,7 +134,7 @@ impl Standing {
             nodes.push((node.name.clone(), *kinds.entry(node.entry.kind).or_insert(next)));
             keys.push_str(&key.to_string());
             seal.add(&key, &outputs);
-            let files = if node.reads_files { external_files(&node.params) } else { Vec::new() };
+            let files = if node.reads_files { external_files(node.params.tree()) } else { Vec::new() };
             for file in files {
                 if let Entry::Vacant(place) = named.entry(file.written) {
                     let digest = |path: &Utf8Path| Ok::<_, KeyError>(digests.digest(path)?);

@@ -88,14 +88,11 @@ impl Plan {
                 let decl = &stages[id.index()];
                 let wires = if graph.is_some() { wiring.of(*id) } else { &[] };
                 let inputs = facts::of_inputs(wires, |from| &facts[from.index()]);
-                let check = Check::new(&inputs, folder);
+                let check = Check::of(inputs, folder);
                 let check = if sound { check } else { check.unsound() };
-                let mut checked = check_stage(decl, kinds.get(&decl.kind.text)?, registry, defaults, check);
-                if graph.as_ref().is_some_and(|graph| graph.dependants(*id).is_empty()) {
-                    // Nobody will ask. Here they are thrown away on all threads.
-                    checked.facts = OutputFacts::new();
-                }
-                Some(checked)
+                let is_leaf = graph.as_ref().is_some_and(|graph| graph.is_leaf(*id));
+                let check = if is_leaf { check.of_a_leaf() } else { check };
+                Some(check_stage(decl, kinds.get(&decl.kind.text)?, registry, defaults, check))
             });
             for (id, checked) in level.into_iter().zip(checked) {
                 let Some(checked) = checked else { continue };
@@ -104,7 +101,7 @@ impl Plan {
                 facts[id.index()] = checked.facts;
                 let Some(resolved) = checked.resolved else { continue };
                 if resolved.reads_files {
-                    files.check(decl, &resolved.params, &mut found);
+                    files.check(decl, resolved.params.tree(), &mut found);
                 }
                 let Some(device) = checked.device else { continue };
                 nodes[id.index()] =

@@ -6,7 +6,7 @@ use super::{kind_info::KindInfo, params::Resolved, wiring::PlannedWire};
 use crate::{
     graph::NodeId,
     manifest::StageDecl,
-    stage::{Device, Dtype, Estimate, PortType, StageEntry},
+    stage::{Canonical, Device, Dtype, Estimate, PortType, StageEntry},
 };
 
 /// A wire into a node.
@@ -29,13 +29,13 @@ pub struct Node {
     /// Its kind.
     pub entry: &'static StageEntry,
     /// Canonical parameters: typed, defaults filled in. External files still stand as written.
-    pub params: Arc<serde_json::Value>,
+    pub params: Canonical,
     /// Canonical knobs.
-    pub knobs: serde_json::Value,
+    pub knobs: Canonical,
     /// Its inputs, in the order of the kind's ports and then of the manifest.
     pub wires: Vec<Wire>,
     /// Its outputs.
-    pub outputs: Vec<OutputPort>,
+    pub outputs: Arc<[OutputPort]>,
     /// Its seed, whether or not its kind uses one.
     pub seed: u64,
     /// Whether its parameters name files outside the store.
@@ -68,7 +68,7 @@ impl Node {
         Self {
             name: decl.name.name.clone(),
             entry: kind.entry,
-            params: Arc::new(resolved.params),
+            params: resolved.params,
             knobs: resolved.knobs,
             wires,
             outputs: kind.outputs(&decl),

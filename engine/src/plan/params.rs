@@ -1,21 +1,24 @@
 //! Parameters and knobs: from the spanned table of a stage to canonical values, with all errors of the stage.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use camino::Utf8Path;
 
 use crate::{
     diagnostic::{Diagnostic, nearest},
     manifest::{Owner, RESERVED, StageDecl, misfit, unknown_field},
-    plan::{kind_info::KindInfo, names_files},
-    stage::{Check, Dtype, Estimate, Problem},
-    value::{Span, Table, Value, ValueError, ValueErrorKind, ValueKind},
+    plan::{
+        kind_info::{Field, KindInfo},
+        names_files,
+    },
+    stage::{Canonical, Check, Dtype, Estimate, Problem},
+    value::{Key, Span, Table, Value, ValueError, ValueErrorKind},
 };
 
 /// The canonical values of a node.
 pub(super) struct Resolved {
-    pub(super) params: serde_json::Value,
-    pub(super) knobs: serde_json::Value,
+    pub(super) params: Canonical,
+    pub(super) knobs: Canonical,
     pub(super) estimate: Estimate,
     /// Whether the parameters name files outside the store: found out here, where nodes are looked at on all threads.
     pub(super) reads_files: bool,
@@ -30,46 +33,56 @@ pub(super) fn resolve(
     found: &mut Vec<Diagnostic>,
 ) -> Option<Resolved> {
     let before = found.len();
-    let mut misspelt = Vec::new();
-    let mut params = Table::default();
-    let mut knobs = Table::default();
-    for (key, value) in &decl.rest.entries {
-        if kind.params.contains(&key.name) {
-            params.entries.push((key.clone(), value.clone()));
-        } else if kind.knobs.contains(&key.name) {
-            knobs.entries.push((key.clone(), value.clone()));
-        } else {
-            let known = kind.params.iter().chain(&kind.knobs).map(String::as_str).chain(RESERVED.iter().copied());
-            misspelt.extend(nearest(&key.name, known.clone()).map(str::to_owned));
-            found.push(unknown_field(owner(decl), "", &key.name, key.span, known));
+    let (mut misspelt, mut has_knobs) = (Vec::new(), false);
+    for (key, _) in &decl.rest.entries {
+        match kind.field(&key.name) {
+            Some(Field::Param) => {}
+            Some(Field::Knob) => has_knobs = true,
+            None => {
+                let known = kind.names().chain(RESERVED.iter().copied());
+                misspelt.extend(nearest(&key.name, known.clone()).map(str::to_owned));
+                found.push(unknown_field(owner(decl), "", &key.name, key.span, known));
+            }
         }
     }
-    let table = |table| Value { span: decl.name.span, kind: ValueKind::Table(table) };
-    let params = decode_all(decl, table(params), misspelt, found, |value, whole| {
+    let only = |wanted| {
+        let is_wanted = |(key, _): &&(Key, Value)| kind.field(&key.name) == Some(wanted);
+        Table { entries: decl.rest.entries.iter().filter(is_wanted).cloned().collect() }
+    };
+    // Most stages name no knob, and then nothing has to be taken apart.
+    let plain = !has_knobs && found.len() == before;
+    let params = if plain { Cow::Borrowed(&decl.rest) } else { Cow::Owned(only(Field::Param)) };
+    let params = decode_all(decl, params, misspelt, found, |table, whole| {
         if whole {
-            return (kind.entry.resolve)(value, check, dtype);
+            return (kind.entry.resolve)(table, check, dtype);
         }
         // With fields taken out, a check would find faults that are not the author's.
-        (kind.entry.resolve)(value, &mut Check::new(&BTreeMap::new(), Utf8Path::new("")).unsound(), dtype)
+        (kind.entry.resolve)(table, &mut Check::of(Vec::new(), Utf8Path::new("")).unsound(), dtype)
     });
-    let knobs = decode_all(decl, table(knobs), Vec::new(), found, |value, _| (kind.entry.canonical_knobs)(value));
+    let knobs = match &kind.default_knobs {
+        Some(defaults) if !has_knobs => Some(defaults.clone()),
+        _ => decode_all(decl, Cow::Owned(only(Field::Knob)), Vec::new(), found, |table, _| {
+            (kind.entry.canonical_knobs)(table)
+        }),
+    };
     (found.len() == before).then_some(())?;
     let (params, estimate) = params?;
-    Some(Resolved { reads_files: names_files(&params), params, knobs: knobs?, estimate })
+    let reads_files = params.may_name_files() && names_files(params.tree());
+    Some(Resolved { reads_files, params, knobs: knobs?, estimate })
 }
 
 /// serde stops at the first error. To find the others, the field at fault is taken out and the rest decoded again; a
 /// field that is missing only because it was taken out, or misspelt, is no second error of the author's.
 fn decode_all<T>(
     decl: &StageDecl,
-    mut value: Value,
+    mut table: Cow<'_, Table>,
     mut taken_out: Vec<String>,
     found: &mut Vec<Diagnostic>,
-    mut decode: impl FnMut(&Value, bool) -> Result<T, ValueError>,
+    mut decode: impl FnMut((&Table, Span), bool) -> Result<T, ValueError>,
 ) -> Option<T> {
     let mut whole = true;
     loop {
-        let error = match decode(&value, whole) {
+        let error = match decode((&table, decl.name.span), whole) {
             Ok(decoded) => return whole.then_some(decoded),
             Err(error) => error,
         };
@@ -82,12 +95,8 @@ fn decode_all<T>(
         whole = false;
         let top = error.path.split(['.', '[']).next().unwrap_or_default().to_owned();
         found.push(misfit(&error, owner(decl)));
-        let ValueKind::Table(table) = &mut value.kind else { return None };
-        let length = table.entries.len();
-        table.entries.retain(|(key, _)| key.name != top);
-        if table.entries.len() == length {
-            return None;
-        }
+        table.entry(&top)?;
+        table.to_mut().entries.retain(|(key, _)| key.name != top);
         taken_out.push(top);
     }
 }

@@ -1,6 +1,12 @@
 //! Joins inputs to outputs by name and type.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{OutputPort, kind_info::KindTable};
 use crate::{
@@ -8,6 +14,7 @@ use crate::{
     graph::NodeId,
     manifest::{InputDecl, MAX_SUGGESTIONS, StageDecl, Word},
     stage::{Port, PortType, Registry},
+    wide,
 };
 
 /// A wire into a node's port.
@@ -54,8 +61,21 @@ pub(super) fn wire(
 ) -> Wiring {
     let by_name = (0u32..).zip(stages).map(|(at, decl)| (decl.name.name.as_str(), NodeId(at))).collect();
     let scope = Scope { stages, kinds, by_name };
-    let wires = stages.iter().map(|decl| scope.wires_of(decl, registry, found)).collect();
-    Wiring { wires }
+    // Mostly all is well, and that is found out on all threads. What to say of a mistake depends on those before it.
+    let mistaken = AtomicBool::new(false);
+    let sound = wide::map(stages, |decl| {
+        let mut found = Vec::new();
+        if mistaken.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let wires = scope.wires_of(decl, registry, &mut found);
+        mistaken.fetch_or(!found.is_empty(), Ordering::Relaxed);
+        wires
+    });
+    if !mistaken.into_inner() {
+        return Wiring { wires: sound };
+    }
+    Wiring { wires: stages.iter().map(|decl| scope.wires_of(decl, registry, found)).collect() }
 }
 
 impl Scope<'_> {

@@ -27,9 +27,12 @@ pub struct Problem {
 /// What a [`Stage::check`](super::Stage::check) can look at and report to.
 #[derive(Debug)]
 pub struct Check<'a> {
-    inputs: &'a BTreeMap<String, Vec<Facts>>,
+    /// By port; of a port that takes several, in the order of the wires.
+    inputs: Vec<(&'a str, &'a Facts)>,
     folder: &'a camino::Utf8Path,
     sound: bool,
+    /// Whether anybody will ask for the facts of its outputs.
+    asked: bool,
     outputs: BTreeMap<String, Facts>,
     problems: Vec<Problem>,
 }
@@ -38,7 +41,19 @@ impl<'a> Check<'a> {
     /// A check of one node, whose inputs have these facts and whose manifest lies in `folder`.
     #[must_use]
     pub fn new(inputs: &'a BTreeMap<String, Vec<Facts>>, folder: &'a camino::Utf8Path) -> Self {
-        Self { inputs, folder, sound: true, outputs: BTreeMap::new(), problems: Vec::new() }
+        let each = |(port, all): (&'a String, &'a Vec<Facts>)| all.iter().map(move |facts| (port.as_str(), facts));
+        Self::of(inputs.iter().flat_map(each).collect(), folder)
+    }
+
+    /// [`new`](Self::new) over facts that are borrowed one by one.
+    pub(crate) fn of(inputs: Vec<(&'a str, &'a Facts)>, folder: &'a camino::Utf8Path) -> Self {
+        Self { inputs, folder, sound: true, asked: true, outputs: BTreeMap::new(), problems: Vec::new() }
+    }
+
+    /// The same where nobody will ask for the facts of the outputs: they are not kept.
+    #[must_use]
+    pub(crate) fn of_a_leaf(self) -> Self {
+        Self { asked: false, ..self }
     }
 
     /// The same where something else is known to be wrong, so that facts may mean nothing.
@@ -62,24 +77,30 @@ impl<'a> Check<'a> {
     /// A fact about what is connected to an input port; `None` where nothing is connected or nothing is known.
     #[must_use]
     pub fn fact(&self, port: &str, name: &str) -> Option<f64> {
-        self.inputs.get(port)?.first()?.get(name).copied()
+        self.first(port)?.get(name).copied()
     }
 
     /// Whether anything is connected to an input port, be anything known of it or not.
     #[must_use]
     pub fn is_connected(&self, port: &str) -> bool {
-        self.inputs.get(port).is_some_and(|all| !all.is_empty())
+        self.first(port).is_some()
     }
 
     /// All facts of the first thing that is connected to an input port, to pass on to an output.
     #[must_use]
     pub fn facts(&self, port: &str) -> Facts {
-        self.inputs.get(port).and_then(|all| all.first()).cloned().unwrap_or_default()
+        self.first(port).cloned().unwrap_or_default()
     }
 
     /// States a fact about an output port.
     pub fn state(&mut self, port: &str, name: &str, value: f64) {
-        self.outputs.entry(port.to_owned()).or_default().insert(name.to_owned(), value);
+        if self.asked {
+            self.outputs.entry(port.to_owned()).or_default().insert(name.to_owned(), value);
+        }
+    }
+
+    fn first(&self, port: &str) -> Option<&'a Facts> {
+        self.inputs.iter().find(|(name, _)| *name == port).map(|(_, facts)| *facts)
     }
 
     /// The sizes in bytes of the files that a parameter names; empty where they cannot be read (that is reported

@@ -2,11 +2,14 @@
 
 use schemars::{Schema, SchemaGenerator};
 
-use super::{Check, Dtype, Estimate, MethodInfo, Port, Stage, StageContext, StageError};
-use crate::value::{Value, ValueError};
+use super::{Canonical, Check, Dtype, Estimate, MethodInfo, Port, Stage, StageContext, StageError};
+use crate::value::{Span, Table, ValueError};
+
+/// A table as its author wrote it, with the place of what is missing in it.
+pub(crate) type Written<'a> = (&'a Table, Span);
 
 /// Canonical parameters, and what a node with them needs.
-pub(crate) type Canonical = (serde_json::Value, Estimate);
+pub(crate) type Resolved = (Canonical, Estimate);
 
 /// A stage kind with its types erased: a row of the registry.
 #[derive(Clone, Copy)]
@@ -36,8 +39,8 @@ pub struct StageEntry {
     pub open: bool,
     pub(crate) params_subschema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) knobs_subschema: fn(&mut SchemaGenerator) -> Schema,
-    pub(crate) resolve: fn(&Value, &mut Check<'_>, Dtype) -> Result<Canonical, ValueError>,
-    pub(crate) canonical_knobs: fn(&Value) -> Result<serde_json::Value, ValueError>,
+    pub(crate) resolve: fn(Written<'_>, &mut Check<'_>, Dtype) -> Result<Resolved, ValueError>,
+    pub(crate) canonical_knobs: fn(Written<'_>) -> Result<Canonical, ValueError>,
     pub(crate) run: fn(&serde_json::Value, &serde_json::Value, &mut StageContext<'_>) -> Result<(), StageError>,
 }
 
@@ -72,30 +75,29 @@ impl StageEntry {
             threads: S::THREADS,
             open: false,
             resolve: resolve::<S>,
-            canonical_knobs: |value| canonical::<S::Knobs>(value),
+            canonical_knobs: canonical::<S::Knobs>,
             run: run::<S>,
         }
     }
 }
 
-/// The typed form with its defaults filled in: two ways to write one meaning become equal here.
 fn canonical<T: serde::de::DeserializeOwned + serde::Serialize>(
-    value: &Value,
-) -> Result<serde_json::Value, ValueError> {
-    to_json(value, &value.decode::<T>()?)
+    (table, span): Written<'_>,
+) -> Result<Canonical, ValueError> {
+    written(&table.decode::<T>(span)?, span)
 }
 
-fn to_json<T: serde::Serialize>(value: &Value, typed: &T) -> Result<serde_json::Value, ValueError> {
-    serde_json::to_value(typed).map_err(|error| ValueError::new(value.span, error.to_string()))
+fn written<T: serde::Serialize>(typed: &T, span: Span) -> Result<Canonical, ValueError> {
+    Canonical::of(typed).map_err(|error| ValueError::new(span, error.to_string()))
 }
 
 /// Without an estimate where the check found something wrong.
-fn resolve<S: Stage>(value: &Value, check: &mut Check<'_>, dtype: Dtype) -> Result<Canonical, ValueError> {
-    let typed: S::Params = value.decode()?;
+fn resolve<S: Stage>((table, span): Written<'_>, check: &mut Check<'_>, dtype: Dtype) -> Result<Resolved, ValueError> {
+    let typed: S::Params = table.decode(span)?;
     S::check(&typed, check);
     // An estimate may divide by what a check has found to be zero.
     let estimate = if check.is_sound() { S::estimate(&typed, check, dtype) } else { Estimate::default() };
-    Ok((to_json(value, &typed)?, estimate))
+    Ok((written(&typed, span)?, estimate))
 }
 
 fn run<S: Stage>(

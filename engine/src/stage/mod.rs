@@ -6,6 +6,7 @@
 //!
 //! A new kind is one file that implements [`Stage`] and one line in a [`Registry`].
 
+mod canonical;
 mod check;
 pub(crate) mod command;
 mod context;
@@ -19,6 +20,7 @@ mod port;
 mod seed;
 mod written;
 
+pub use canonical::Canonical;
 pub use check::{Check, Facts, Problem};
 pub use command::{Command, CommandParams};
 pub use context::{Device, Dtype, Job, Progress, Sink, StageContext, StopFlag};

@@ -144,7 +144,7 @@ impl Run<'_, '_> {
         self.prepare_machinery()?;
         let downloads = fetch::folder(&self.store);
         let places = Places { folder: &self.plan.folder, downloads: Some(&downloads) };
-        let params = match with_files(&node.params, places) {
+        let params = match with_files(node.params.tree(), places) {
             Ok(params) => params,
             Err(error) => return self.fail(id, unreadable(&error)),
         };
@@ -173,7 +173,7 @@ impl Run<'_, '_> {
             job.inputs.entry(wire.port.clone()).or_default().push(self.store.object_path(object));
             inputs.push((wire.from, *object));
         }
-        for output in &node.outputs {
+        for output in node.outputs.iter() {
             job.outputs.insert(output.name.clone(), folder.join("out").join(&output.name));
         }
         let work = Attempt {
@@ -182,7 +182,7 @@ impl Run<'_, '_> {
             decl: Arc::clone(&node.decl),
             entry: node.entry,
             params,
-            knobs: node.knobs.clone(),
+            knobs: serde_json::Value::clone(node.knobs.tree()),
             job,
             inputs,
             output_ports: node.outputs.iter().map(|output| output.name.clone()).collect(),
