@@ -228,6 +228,7 @@ outputs = { out = "out" }
     assert!(done.out.contains("out/loss.json: /loss/1: 2 before, 3 now"), "{}", done.out);
     let listed = project.sepia(&["divergences"]).out;
     assert!(listed.starts_with("other (command), key ") && listed.contains("  B  out "), "{listed}");
+    assert!(listed.contains("(`sepia reproduce` of run ") && !listed.contains("reproduces"), "{listed}");
     // The stored result stays what runs use.
     assert!(project.run("m.toml").err.contains("0 ran, 2 cached"));
     assert_eq!(project.outputs(), outputs);

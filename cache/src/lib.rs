@@ -75,7 +75,7 @@ pub use lock::{KeyLock, RunLock};
 pub use merge::{Divergence, Merged, Variant};
 pub use object::{Damage, DamageKind, HashedOutput, ListedFile, Listing, ObjectKind, ObjectRef, hash_output};
 pub use parcel::Parcel;
-pub use record::canonical::{canonical_json, write_canonical, write_canonical_text};
+pub use record::canonical::{canonical_json, write_canonical_text};
 pub use record::{Metrics, Outcome, RECORD_SCHEMA, Record, RecordId, RecordInput, RecordOutput, Series};
 pub use remote::{Links, OpenRemote, Probe, RemoteConfig, RemoteOptions, Way, serve};
 pub use reproduction::is_reproduction;

@@ -23,11 +23,13 @@
 //! differs. Example: the key of an `evaluate` stage whose model was retrained to the very same bytes is unchanged,
 //! because the model enters by its digest.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use sepia_cache::{Digest, write_canonical, write_canonical_text};
+use sepia_cache::{Digest, write_canonical_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::stage::Canonical;
 
 /// Version of the table above. Raised when it changes.
 pub const KEY_SCHEMA: u32 = 1;
@@ -55,8 +57,7 @@ pub struct KeyInputs {
     /// Version of the kind.
     pub version: u32,
     /// Canonical parameters, external files replaced by their content.
-    #[serde(with = "shared")]
-    pub params: Arc<Value>,
+    pub params: Canonical,
     /// Seed, for kinds that use one.
     pub seed: Option<u64>,
     /// Content by input port, in the order of the wires.
@@ -65,22 +66,6 @@ pub struct KeyInputs {
     pub device: Option<String>,
     /// Floating-point type, likewise.
     pub dtype: Option<String>,
-}
-
-/// A shared value is written as the value. (serde's own feature for this would be turned on for every crate of a build.)
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::Value;
-
-    pub(super) fn serialize<S: Serializer>(value: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.as_ref().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>, D::Error> {
-        Value::deserialize(deserializer).map(Arc::new)
-    }
 }
 
 impl KeyInputs {
@@ -118,7 +103,7 @@ impl KeyInputs {
         out.push_str("},\"kind\":");
         write_canonical_text(&mut out, &self.kind);
         out.push_str(",\"params\":");
-        write_canonical(&mut out, &self.params);
+        out.push_str(self.params.text());
         let _ = write!(out, ",\"schema\":{},\"seed\":", self.schema);
         let _ = match self.seed {
             Some(seed) => write!(out, "{seed}"),
@@ -192,7 +177,7 @@ mod tests {
             schema: KEY_SCHEMA,
             kind: "pretrain".into(),
             version: 3,
-            params: Arc::new(json!({"lr": 0.01, "model": {"d_model": 64}})),
+            params: json!({"lr": 0.01, "model": {"d_model": 64}}).into(),
             seed: Some(7),
             inputs: BTreeMap::from([("data".to_owned(), vec![Digest::of_bytes(b"text")])]),
             device: Some("cpu".into()),
@@ -212,8 +197,8 @@ mod tests {
             ("schema", changed(|k| k.schema += 1)),
             ("kind", changed(|k| k.kind = "train".into())),
             ("version", changed(|k| k.version += 1)),
-            ("params.lr", changed(|k| Arc::make_mut(&mut k.params)["lr"] = json!(0.02))),
-            ("params.model.d_model", changed(|k| Arc::make_mut(&mut k.params)["model"]["d_model"] = json!(65))),
+            ("params.lr", changed(|k| k.params = json!({"lr": 0.02, "model": {"d_model": 64}}).into())),
+            ("params.model.d_model", changed(|k| k.params = json!({"lr": 0.01, "model": {"d_model": 65}}).into())),
             ("seed", changed(|k| k.seed = Some(8))),
             ("seed", changed(|k| k.seed = None)),
             ("inputs.data", changed(|k| k.inputs.get_mut("data").unwrap()[0] = Digest::of_bytes(b"other"))),
@@ -248,7 +233,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_canonical_form_is_what_serde_reads_back(lr in any::<f64>().prop_filter("finite", |x| x.is_finite()), name in ".*") {
-            let inputs = changed(|k| { k.params = Arc::new(json!({"lr": lr, "name": name})); k.kind = name.clone(); });
+            let inputs = changed(|k| { k.params = json!({"lr": lr, "name": name}).into(); k.kind = name.clone(); });
             let back: KeyInputs = serde_json::from_str(&inputs.canonical()).unwrap();
             prop_assert_eq!(back.key(), inputs.key());
             prop_assert_eq!(back, inputs);

@@ -17,7 +17,7 @@ pub fn canonical_json(value: &Value) -> String {
 }
 
 /// Appends the canonical text of a value.
-pub fn write_canonical(text: &mut String, value: &Value) {
+fn write_canonical(text: &mut String, value: &Value) {
     match value {
         Value::Null => text.push_str("null"),
         Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }),

@@ -48,7 +48,10 @@ fn verify(global: &Global, repair_from: Option<&str>) -> Result<Exit, Failure> {
     for damaged in &found.damaged {
         let damage = &damaged.damage;
         text.push_str(&format!("damaged: {} {}\n", damage.path, damage.kind));
-        let nodes: Vec<&str> = damaged.records.iter().map(|(_, node)| node.as_str()).collect();
+        // Several runs may have made it.
+        let mut nodes: Vec<&str> = damaged.records.iter().map(|(_, node)| node.as_str()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
         text.push_str(&format!("  an output of {}; the next run that needs it makes it again\n", nodes.join(", ")));
     }
     if let Some(remote) = remote {

@@ -1,6 +1,6 @@
 //! `sepia key`.
 
-use sepia_cache::{PublicKey, SigningKey};
+use sepia_cache::{PublicKey, SigningKey, StoreError};
 
 use super::{
     args::{self, Global, KeyCommand},
@@ -39,7 +39,8 @@ pub(super) fn key(global: &Global, args: &args::Key) -> Result<Exit, Failure> {
 }
 
 fn trust_key(global: &Global, key: &str, name: Option<&str>) -> Result<(), Failure> {
-    let key: PublicKey = key.parse()?;
+    let key: PublicKey =
+        key.parse().map_err(|error: StoreError| Failure::usage("key::not-a-key", error.to_string()))?;
     let store = project::store_path(global, None)?;
     let path = trust::project_file(&store);
     if trust::of_store(&store)?.keys.contains(&key) {

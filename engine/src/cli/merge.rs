@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sepia_cache::{Divergence, Merged, ObjectRef, Record};
+use sepia_cache::{Divergence, Merged, ObjectRef, Record, is_reproduction};
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +10,10 @@ use super::{
     exit::{Exit, Failure},
     output, project,
 };
-use crate::report::figures::{bytes, count};
+use crate::{
+    exec::REPRODUCES,
+    report::figures::{bytes, count},
+};
 
 pub(super) fn merge(global: &Global, args: &args::Merge) -> Result<Exit, Failure> {
     let store = project::make_store(global)?;
@@ -93,9 +96,8 @@ fn describe(divergence: &Divergence) -> String {
     let letters = ('A'..='Z').map(|letter| letter.to_string()).chain((27u64..).map(|number| format!("#{number}")));
     for (letter, variant) in letters.zip(&divergence.variants) {
         let outputs: Vec<String> = variant.outputs.iter().map(|(port, object)| one_output(port, object)).collect();
-        let runs: Vec<String> =
-            variant.records.iter().map(|(_, record)| record.run[..record.run.len().min(8)].to_owned()).collect();
-        text.push_str(&format!("  {letter}  {}  (run {})\n", outputs.join("  "), runs.join(", ")));
+        let runs: Vec<String> = variant.records.iter().map(|(_, record)| where_from(record)).collect();
+        text.push_str(&format!("  {letter}  {}  ({})\n", outputs.join("  "), runs.join(", ")));
     }
     let differing = provenance_that_differs(divergence);
     if differing.is_empty() {
@@ -108,6 +110,15 @@ fn describe(divergence: &Divergence) -> String {
     text
 }
 
+/// The run of a record, or that it was made by `sepia reproduce`, and of which run's result.
+fn where_from(record: &Record) -> String {
+    let short = |run: &str| run.chars().take(8).collect::<String>();
+    match record.provenance.get(REPRODUCES).and_then(Value::as_str) {
+        Some(run) if is_reproduction(&record.run) => format!("`sepia reproduce` of run {}", short(run)),
+        _ => format!("run {}", short(&record.run)),
+    }
+}
+
 fn one_output(port: &str, object: &ObjectRef) -> String {
     format!("{port} {} {}", object.digest.short(), bytes(object.bytes))
 }
@@ -115,7 +126,7 @@ fn one_output(port: &str, object: &ObjectRef) -> String {
 fn shown(value: &Option<Value>) -> String {
     match value {
         None => "not recorded".to_owned(),
-        Some(Value::String(text)) if text.len() == 64 => text[..12].to_owned(),
+        Some(Value::String(text)) if text.len() == 64 => text.chars().take(12).collect(),
         Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
     }
@@ -138,10 +149,11 @@ fn provenance_that_differs(divergence: &Divergence) -> BTreeMap<String, Vec<Opti
         .collect()
 }
 
-/// Where it ran, by dotted names. The path of the log is of one machine only.
+/// Where it ran, by dotted names. The path of the log is of one machine only, and whose result was reproduced is no place.
 pub(super) fn flat_provenance(record: &Record) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     crate::key::flatten("", &record.provenance, &mut flat);
     flat.remove("log");
+    flat.remove(REPRODUCES);
     flat
 }

@@ -1,6 +1,6 @@
 //! Makes the key of a node once the outputs of what it needs are known.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use camino::Utf8Path;
 use sepia_cache::{Digest, FileDigests, ObjectRef, StoreError};
@@ -57,9 +57,9 @@ impl<'p> KeyMaker<'p> {
             }
         }
         let params = if node.reads_files {
-            Arc::new(with_content(node.params.tree(), &self.plan.folder, |path| self.digest(path))?)
+            with_content(node.params.tree(), &self.plan.folder, |path| self.digest(path))?.into()
         } else {
-            Arc::clone(node.params.tree())
+            node.params.clone()
         };
         Ok(KeyInputs {
             schema: KEY_SCHEMA,

@@ -48,6 +48,7 @@ pub use lookup::Lookup;
 pub use options::{ExecutorChoice, RunOptions, Signals};
 pub use reaper::reap;
 pub use reason::{Reason, Reasons};
+pub(crate) use reproduce::REPRODUCES;
 pub use reproduce::{CannotReproduce, ReproduceOptions, Reproduced, reproduce};
 pub use run::{RunError, RunReport, run, run_standing};
 pub use slurm::{SlurmOptions, job};

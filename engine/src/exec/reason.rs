@@ -152,8 +152,6 @@ fn one_line(change: &FieldChange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use camino::Utf8Path;
     use sepia_cache::{OpenMode, Record};
     use serde_json::json;
@@ -166,7 +164,7 @@ mod tests {
             schema: KEY_SCHEMA,
             kind: kind.into(),
             version: 1,
-            params: Arc::new(json!({ "x": x })),
+            params: json!({ "x": x }).into(),
             seed: None,
             inputs: BTreeMap::new(),
             device: None,

@@ -41,6 +41,9 @@ use crate::{
     value,
 };
 
+/// In the provenance of what was made to be compared: the run whose result it repeats.
+pub(crate) const REPRODUCES: &str = "reproduces";
+
 /// Why a stage cannot be run again as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotReproduce {
@@ -175,7 +178,7 @@ pub fn reproduce(
                 for name in ["device", "dtype", "threads"] {
                     map.insert(name.to_owned(), record.provenance[name].clone());
                 }
-                map.insert("reproduces".to_owned(), json!(record.run));
+                map.insert(REPRODUCES.to_owned(), json!(record.run));
             }
             let kept = if same { None } else { store.commit(&[again])?.into_iter().next() };
             // Equal outputs went where the recorded ones are, or should be: durable like those.
@@ -250,7 +253,7 @@ fn params(
             .map_err(|error| changed(error.to_string()))?,
         false => written.clone(),
     };
-    if content != *inputs.params {
+    if content != **inputs.params.tree() {
         return Err(changed(format!("those in {folder} have another content")));
     }
     let downloads = fetch::folder(store);

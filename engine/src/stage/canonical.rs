@@ -1,27 +1,33 @@
 //! Typed values as JSON with their defaults filled in: two ways to write one meaning become equal here.
 
+mod sorted;
+
 use std::{
     cell::RefCell,
     io,
     sync::{Arc, OnceLock},
 };
 
-use serde::{Serialize, ser::Error as _};
+use sepia_cache::canonical_json;
+use serde::{Deserialize, Deserializer, Serialize, ser::Error as _};
 use serde_json::{
     Serializer, Value,
     ser::{CompactFormatter, Formatter},
 };
+use sorted::write_sorted;
 
 /// Parameters or knobs in their canonical form.
 ///
-/// They are written as text when a plan is made, and read back as a tree once somebody asks for it. A plan makes many
-/// more nodes than it looks into: as a tree, the parameters of one training are a hundred allocations.
+/// They are written as text when a plan is made, in the order of their type, and brought into the order of the keys, or read
+/// back as a tree, once somebody asks. A plan makes many more nodes than it looks into: as a tree, the parameters of one
+/// training are a hundred allocations. Two are equal if their canonical texts are; in a document they stand as the tree.
 #[derive(Debug, Clone)]
 pub struct Canonical(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    text: Box<str>,
+    written: Box<str>,
+    text: OnceLock<Box<str>>,
     tree: OnceLock<Arc<Value>>,
 }
 
@@ -38,8 +44,20 @@ impl Canonical {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
             typed.serialize(&mut Serializer::with_formatter(&mut *buffer, AsTree))?;
-            let text = std::str::from_utf8(buffer).map_err(serde_json::Error::custom)?.into();
-            Ok(Self(Arc::new(Inner { text, tree: OnceLock::new() })))
+            let written = std::str::from_utf8(buffer).map_err(serde_json::Error::custom)?.into();
+            Ok(Self(Arc::new(Inner { written, text: OnceLock::new(), tree: OnceLock::new() })))
+        })
+    }
+
+    /// As [canonical text](canonical_json).
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.0.text.get_or_init(|| {
+            let mut text = String::with_capacity(self.0.written.len());
+            match write_sorted(&mut text, &self.0.written) {
+                Some(()) => text.into(),
+                None => canonical_json(self.tree()).into(),
+            }
         })
     }
 
@@ -47,13 +65,38 @@ impl Canonical {
     #[must_use]
     #[expect(clippy::expect_used, reason = "serde_json wrote it, and no manifest is as deep as its reader goes")]
     pub fn tree(&self) -> &Arc<Value> {
-        self.0.tree.get_or_init(|| Arc::new(serde_json::from_str(&self.0.text).expect("what serde_json wrote")))
+        self.0.tree.get_or_init(|| Arc::new(serde_json::from_str(&self.0.written).expect("what serde_json wrote")))
     }
 
     /// Whether it may name files outside the store; if not, nobody needs to look.
     pub(crate) fn may_name_files(&self) -> bool {
-        let named = |(at, mark): (usize, &str)| !self.0.text[at + mark.len()..].starts_with(']');
-        self.0.text.match_indices(MARKED).any(named)
+        let named = |(at, mark): (usize, &str)| !self.0.written[at + mark.len()..].starts_with(']');
+        self.0.written.match_indices(MARKED).any(named)
+    }
+}
+
+impl From<Value> for Canonical {
+    fn from(tree: Value) -> Self {
+        let (written, tree) = (canonical_json(&tree).into(), OnceLock::from(Arc::new(tree)));
+        Self(Arc::new(Inner { written, text: OnceLock::new(), tree }))
+    }
+}
+
+impl PartialEq for Canonical {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Serialize for Canonical {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.tree().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Canonical {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -100,7 +143,9 @@ mod tests {
         ) {
             let typed = Typed { zeta, alpha, many, map, none };
             let canonical = Canonical::of(&typed).unwrap();
-            prop_assert_eq!(&**canonical.tree(), &serde_json::to_value(&typed).unwrap());
+            let tree = serde_json::to_value(&typed).unwrap();
+            prop_assert_eq!(&**canonical.tree(), &tree);
+            prop_assert_eq!(canonical.text(), canonical_json(&tree));
         }
     }
 
