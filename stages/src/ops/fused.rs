@@ -54,6 +54,14 @@ impl Input {
             tensor.try_into_primitive::<Flex>().ok().map(Input::Plain)
         }
     }
+
+    /// Its values, tracked or not.
+    pub(super) fn host(&self) -> Host {
+        contiguous(match self {
+            Self::Tracked(tensor) => tensor.primitive().clone(),
+            Self::Plain(tensor) => tensor.clone(),
+        })
+    }
 }
 
 /// Runs an operation; its output has rank `D`.

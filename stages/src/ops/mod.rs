@@ -1,4 +1,4 @@
-//! The operations a decoder is made of, each in two forms.
+//! The operations that models are made of, each in two forms.
 //!
 //! The *plain* form is written in burn's tensor operations and runs on every device. The *fused* form is used on the CPU
 //! in f32: a forward and a backward pass over slices, which reads and writes each value once where the plain form makes
@@ -11,6 +11,9 @@
 //! pieces are added in their order.
 
 mod attention;
+mod batch_norm;
+mod bias;
+mod channels;
 mod conv2d;
 mod cross_entropy;
 mod dropout;
@@ -21,11 +24,14 @@ mod linear;
 mod matmul;
 mod max_pool;
 mod precision;
+mod relu;
 mod rms_norm;
 mod swiglu;
 mod update;
 
 pub use attention::{Heads, Rope, causal_attention};
+pub use batch_norm::{Norm, Normalized, batch_norm, batch_norm_train};
+pub use bias::add_bias;
 pub use conv2d::{Conv, conv2d};
 pub use cross_entropy::cross_entropy_sum;
 pub use dropout::dropout;
@@ -33,6 +39,7 @@ pub use embedding::embedding;
 pub use linear::linear;
 pub use max_pool::max_pool;
 pub use precision::{cast, is_half, widened};
+pub use relu::{add_relu, relu};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
 pub use update::{residual, subtract, subtract_two};

@@ -327,7 +327,7 @@ impl Layer {
                 };
                 let mut between = ops::conv2d(x, v, &inner);
                 if let Some(norm) = &factors.norm {
-                    between = norm.maps(between, pass);
+                    between = norm.maps(between, false, pass);
                 }
                 let y = ops::conv2d(between, u, &outer);
                 match factors.form {
@@ -341,7 +341,7 @@ impl Layer {
             }
         };
         match &self.bias {
-            Some(bias) => y + bias.clone().reshape([1, conv.outputs, 1, 1]),
+            Some(bias) => ops::add_bias(y, bias.clone()),
             None => y,
         }
     }

@@ -73,8 +73,14 @@ pub(super) struct Size {
 
 /// Parts one after the other.
 pub(super) fn forward(nodes: &[Node], mut flow: Flow, pass: &mut Pass<'_>) -> Flow {
-    for node in nodes {
-        flow = node.forward(flow, pass);
+    let mut rest = nodes.iter();
+    while let Some(node) = rest.next() {
+        // In the same pass over the values.
+        let relu = node.takes_relu() && matches!(rest.as_slice().first(), Some(Node::Relu));
+        if relu {
+            rest.next();
+        }
+        flow = node.forward(flow, relu, pass);
     }
     flow
 }
@@ -102,25 +108,39 @@ impl Flow {
         }
     }
 
-    fn add(self, other: Self) -> Self {
+    fn relu(self) -> Self {
+        self.maps(ops::relu).rows(ops::relu)
+    }
+
+    fn add(self, other: Self, relu: bool) -> Self {
         match (self, other) {
+            (Self::Maps(x), Self::Maps(y)) if relu => Self::Maps(ops::add_relu(x, y)),
             (Self::Maps(x), Self::Maps(y)) => Self::Maps(x + y),
-            (Self::Rows { x, tokens }, Self::Rows { x: y, .. }) => Self::Rows { x: x + y, tokens },
+            (Self::Rows { x, tokens }, Self::Rows { x: y, .. }) => {
+                let sum = Self::Rows { x: x + y, tokens };
+                if relu { sum.relu() } else { sum }
+            }
             (flow, _) => flow,
         }
     }
 }
 
 impl Node {
-    fn forward(&self, flow: Flow, pass: &mut Pass<'_>) -> Flow {
+    /// Whether it does a ReLU behind it itself.
+    fn takes_relu(&self) -> bool {
+        matches!(self, Self::BatchNorm(_) | Self::Residual { .. })
+    }
+
+    /// With a ReLU behind it, which only parts that [take it](Self::takes_relu) are asked for.
+    fn forward(&self, flow: Flow, relu: bool, pass: &mut Pass<'_>) -> Flow {
         match self {
             Self::Layer(layer) => match layer.geometry {
                 Geometry::Linear { .. } => flow.rows(|x| layer.rows(x, pass)),
                 Geometry::Conv(conv) => flow.maps(|x| layer.maps(x, conv, pass)),
             },
-            Self::BatchNorm(norm) => flow.maps(|x| norm.maps(x, pass)),
+            Self::BatchNorm(norm) => flow.maps(|x| norm.maps(x, relu, pass)),
             Self::LayerNorm(norm) => flow.rows(|x| norm.rows(x)),
-            Self::Relu => flow.maps(activation::relu).rows(activation::relu),
+            Self::Relu => flow.relu(),
             Self::Gelu => flow.rows(activation::gelu),
             Self::MaxPool(size) => flow.maps(|x| ops::max_pool(x, *size)),
             Self::GlobalPool => match flow {
@@ -151,7 +171,7 @@ impl Node {
             },
             Self::Residual { body, shortcut } => {
                 let beside = forward(shortcut, flow.clone(), pass);
-                forward(body, flow, pass).add(beside)
+                forward(body, flow, pass).add(beside, relu)
             }
         }
     }

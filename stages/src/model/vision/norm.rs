@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, module};
 
 use super::pass::{Mode, Pass, Statistics};
+use crate::ops::{self, Norm, Normalized};
 
 /// Added to variances, as torch does in BatchNorm.
 pub(super) const BATCH_NORM_EPS: f64 = 1e-5;
@@ -40,20 +41,16 @@ impl BatchNorm {
         self.weight.dims()[0]
     }
 
-    pub(super) fn maps(&self, x: Tensor<4>, pass: &mut Pass<'_>) -> Tensor<4> {
-        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+    /// With a ReLU behind, if so asked.
+    pub(super) fn maps(&self, x: Tensor<4>, relu: bool, pass: &mut Pass<'_>) -> Tensor<4> {
+        let norm = Norm { weight: self.weight.clone(), bias: self.bias.clone(), eps: BATCH_NORM_EPS, relu };
         match pass.mode() {
-            Mode::Eval => {
-                let [mean, var] = [&self.running_mean, &self.running_var].map(Clone::clone);
-                module::batch_norm(x, weight, bias, mean, var, BATCH_NORM_EPS)
-            }
+            Mode::Eval => ops::batch_norm(x, norm, self.running_mean.clone(), self.running_var.clone()),
             Mode::Train => {
                 let [batch, _, h, w] = x.dims();
-                let found = module::batch_norm_train(x, weight, bias, BATCH_NORM_EPS);
-                let plain = |tensor: Tensor<1>| if tensor.is_autodiff() { tensor.inner() } else { tensor };
-                let (mean, variance) = (plain(found.mean), plain(found.variance));
+                let Normalized { output, mean, variance } = ops::batch_norm_train(x, norm);
                 pass.statistics.insert(self.path.clone(), Statistics { mean, variance, count: batch * h * w });
-                found.output
+                output
             }
         }
     }
