@@ -101,7 +101,7 @@ dtype = "{dtype}"
 {self.model()}
 method = {body}
 max_steps = {steps}
-knobs = {{ log_every = 1 }}
+log_every = 1
 '''
             losses = []
             for device in ("cpu", self.args.device):
@@ -168,7 +168,7 @@ max_steps = 600
 {self.model() if self.args.tiny else model}
 method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset]))}
 max_steps = {self.args.steps}
-knobs = {{ log_every = {1 if self.args.tiny else 5} }}
+log_every = {1 if self.args.tiny else 5}
 '''
                 path = self.manifest(f"speed-{preset}-{method}", train, self.args.device, self.args.dtype)
                 done = self.sepia("run", str(path), "--store", self.store("speed"), check=False)
@@ -181,7 +181,7 @@ knobs = {{ log_every = {1 if self.args.tiny else 5} }}
                 memory = self.metrics(self.store("speed"), "peak_device_memory_bytes")
                 state = self.metrics(self.store("speed"), "optimizer_state_bytes")
                 rows.append((preset, f"sepia {method}", statistics.median(rates), memory, state))
-            for mode in ("eager", "compile"):
+            for mode in ("eager", "compile") if self.args.python else ():
                 rows.append((preset, f"pytorch {mode}", *self.pytorch(preset, mode)))
         print(f"\n| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
         print("| --- | --- | ---: | ---: | ---: | ---: |")
@@ -215,7 +215,7 @@ def main():
     parser.add_argument("--only", choices=["correctness", "resume", "start_up", "speed"])
     parser.add_argument("--presets", default="60m,130m,350m,1b")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--python", default=sys.executable, help="an interpreter that has PyTorch")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that has PyTorch; empty leaves PyTorch out")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes: shows that this script runs to its end")
     parser.add_argument("--steps", type=int, default=40)
     checks = Checks(parser.parse_args())
