@@ -64,9 +64,9 @@ fn plain_train(x: Tensor<4>, Norm { weight, bias, eps, relu }: Norm) -> Normaliz
 #[must_use]
 pub fn batch_norm(x: Tensor<4>, norm: Norm, mean: Tensor<1>, variance: Tensor<1>) -> Tensor<4> {
     let Norm { weight, bias, eps, relu } = norm;
-    let small = [&weight, &bias, &mean, &variance].map(|tensor| on_host(tensor.clone()));
+    let small = [&weight, &bias, &mean, &variance].map(|tensor| on_host(tensor.clone()).ok());
     match (on_host(x), small) {
-        (Ok(mut x), [Ok(weight), Ok(bias), Ok(mean), Ok(variance)]) => {
+        (Ok(mut x), [Some(weight), Some(bias), Some(mean), Some(variance)]) => {
             let statistics = Statistics { mean: values(&mean).to_vec(), variance: values(&variance).to_vec() };
             let lines = statistics.lines(values(&weight), values(&bias), eps as f32);
             let maps = Maps::of(&x);
