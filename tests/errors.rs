@@ -52,3 +52,16 @@ fn the_shipped_schema_is_up_to_date() {
         assert!(text.starts_with("#:schema ../sepia.schema.json\n"), "{}", path.display());
     }
 }
+
+/// A manifest's name is looked for in the folder that it should be in, which may be the one that we are in.
+#[test]
+fn a_mistyped_manifest_is_met_with_the_nearest_name() {
+    let project = Project::new();
+    project.write("study.toml", "");
+    project.write("deeper/other.toml", "");
+    for (typed, meant) in [("stduy.toml", "`study.toml`"), ("deeper/othr.toml", "`deeper/other.toml`")] {
+        let done = project.sepia(&["run", typed]);
+        assert_eq!(done.code, 2);
+        assert!(done.err.contains(&format!("did you mean {meant}?")), "{}", done.err);
+    }
+}

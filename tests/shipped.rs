@@ -110,6 +110,9 @@ fn a_new_manifest_is_valid_as_it_is_and_never_replaces_a_file() {
         let project = Project::new();
         let done = project.sepia(&["new", "studies/mine", "--template", template]);
         assert_eq!(done.code, 0, "{}", done.err);
+        for command in ["run", "plan"] {
+            assert!(done.err.contains(&format!("`sepia {command} studies/mine.toml`")), "{}", done.err);
+        }
         assert_eq!(project.sepia(&["check", "studies/mine.toml"]).code, 0, "{template}");
         assert_eq!(project.sepia(&["fmt", "--check", "studies/mine.toml"]).code, 0, "{template}");
         let done = project.sepia(&["run", "studies/mine.toml", "--profile", "smoke"]);

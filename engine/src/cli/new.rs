@@ -115,9 +115,10 @@ pub(super) fn new(registry: Registry, args: &args::New) -> Result<Exit, Failure>
         create(path, text)?;
         output::note(&format!("{:>12} {path}", "Created"));
     }
+    let manifest = &place.manifest;
     output::note(&format!(
-        "{:>12} `sepia run {}` runs it; `sepia plan {0}` says what that would do",
-        "", place.manifest
+        "{:>12} `sepia run {manifest}` runs it; `sepia plan {manifest}` says what that would do",
+        ""
     ));
     Ok(Exit::Fine)
 }

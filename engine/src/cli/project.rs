@@ -135,7 +135,7 @@ fn unreadable(path: &Utf8Path, error: &std::io::Error) -> Failure {
         return Failure::usage("manifest::unreadable", error.to_string());
     }
     let failure = Failure::usage("manifest::not-found", format!("there is no manifest {path}"));
-    let Ok(entries) = folder_of(path).read_dir_utf8() else { return failure };
+    let Ok(entries) = absolute(folder_of(path)).and_then(|folder| folder.read_dir_utf8()) else { return failure };
     let names: Vec<String> = entries
         .filter_map(|entry| Some(entry.ok()?.file_name().to_owned()))
         .filter(|name| name.ends_with(".toml"))
