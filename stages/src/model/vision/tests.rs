@@ -1,13 +1,13 @@
 //! What holds for every classifier.
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use camino::Utf8PathBuf;
 
 use super::*;
 use crate::{
     linalg::factor::{Kept, spectral_factors},
     random::Rng,
-    vectors::{Rows, assert_close, vector},
+    vectors::{Rows, assert_close, tensor, vector},
 };
 
 fn config(name: Architecture, channels: usize, side: usize, classes: usize) -> VisionConfig {
@@ -170,6 +170,24 @@ fn vector_conv_reshape() {
     let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
     let layer = model.layer_mut("conv2").unwrap();
     layer.geometry = Geometry::Conv(crate::ops::Conv::same(2, 2, 2, 1));
+#[test]
+fn vector_maestro_forward() {
+    let vector = vector("maestro_forward");
+    let (u, v): (Rows, Rows) = (vector.input("U"), vector.input("V"));
+    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
+    let layer = model.layer_mut("fc2").unwrap();
+    // The vector has more components than a 2x3 matrix has directions: they are put in as they are.
+    layer.geometry = Geometry::Linear { inputs: v.len(), outputs: u.len() };
+    let (u, v, rank) = (tensor(&u, DType::F64), tensor(&v, DType::F64).transpose(), u[0].len());
+    layer.weight = Weight::Factored(Factors { u, v, form: Form::Channel, rank, norm: None });
+    layer.bias = None;
+    let x = tensor(&vec![vector.input("x")], DType::F64);
+    for (b, expected) in (1..).zip(vector.expected::<Rows>("y_b")) {
+        let y = layer.rows(x.clone(), &mut Pass::eval().with_rank("fc2", b));
+        assert_close(&y, &vec![expected], vector.tol());
+    }
+}
+
     layer.weight = Weight::Dense(burn::tensor::Tensor::from_data(TensorData::new(flat, [2, 8]), &Device::flex()));
     for (form, name) in [(Form::Channel, "channel_matrix"), (Form::Spatial, "spatial_matrix")] {
         let matrix = layer.matrix(form);
