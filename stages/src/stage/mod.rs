@@ -20,11 +20,13 @@ mod text_dataset;
 mod train;
 mod train_classifier;
 
-use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
+use sepia_engine::stage::{Command, MethodInfo, PortType, Registry, StageEntry};
 
 use crate::method::{
-    AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, maestro::MaestroParams, trp::TrpParams,
-    vision::AnyVisionMethod,
+    AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams,
+    maestro::MaestroParams,
+    trp::TrpParams,
+    vision::{AnyVisionMethod, VISION_METHOD_INFOS},
 };
 
 pub use cuttlefish::CuttlefishStage;
@@ -55,7 +57,9 @@ pub const RANKS: PortType = PortType("ranks");
 pub const PROFILE: PortType = PortType("profile");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHOD_INFOS).with_cuda(cfg!(feature = "cuda"));
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHODS).with_cuda(cfg!(feature = "cuda"));
+
+const METHODS: &[&[MethodInfo]] = &[METHOD_INFOS, VISION_METHOD_INFOS];
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),

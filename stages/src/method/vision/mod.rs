@@ -7,14 +7,14 @@ mod full;
 mod low_rank;
 
 use schemars::JsonSchema;
-use sepia_engine::stage::Check;
+use sepia_engine::stage::{Check, MethodInfo};
 use serde::{Deserialize, Serialize};
 
 pub use condlr::{CondlrCore, CondlrParams};
 pub use full::FullVisionParams;
 pub use low_rank::LowRankVisionParams;
 
-use super::{MethodEntry, cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
+use super::{cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
 use crate::train::vision::{VisionMethod, VisionMethodParams, VisionSetup};
 
 macro_rules! vision_methods {
@@ -26,8 +26,14 @@ macro_rules! vision_methods {
             $(#[doc = $about] #[serde(rename = $name)] $variant($params),)+
         }
 
-        /// Every method for classifiers, in source order.
-        pub static VISION_METHODS: &[MethodEntry] = &[$(MethodEntry { name: $name, about: $about }),+];
+        /// What the reference says about every method for classifiers, in source order.
+        pub const VISION_METHOD_INFOS: &[MethodInfo] = &[$(MethodInfo {
+            name: $name,
+            about: $about,
+            source: <$params as VisionMethodParams>::SOURCE,
+            kinds: &["train-classifier", <$params as VisionMethodParams>::STAGE],
+            params_schema: |generator| generator.root_schema_for::<$params>(),
+        }),+];
 
         impl VisionMethodParams for AnyVisionMethod {
             const STAGE: &'static str = "train-classifier";
@@ -65,5 +71,30 @@ vision_methods! {
 impl Default for AnyVisionMethod {
     fn default() -> Self {
         Self::Full(FullVisionParams {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+
+    #[test]
+    fn every_method_is_documented_and_its_defaults_pass_its_own_check() {
+        let mut generator =
+            SchemaSettings::default().with(|settings| settings.inline_subschemas = true).into_generator();
+        for info in VISION_METHOD_INFOS {
+            let schema = (info.params_schema)(&mut generator).to_value();
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                assert!(property["description"].is_string(), "{}.{name} has no description", info.name);
+            }
+            assert!(!info.source.is_empty(), "{} names no paper: give it a SOURCE", info.name);
+            let params: AnyVisionMethod = serde_json::from_value(serde_json::json!({ "name": info.name })).unwrap();
+            let facts = Default::default();
+            let mut check = Check::new(&facts, camino::Utf8Path::new("."));
+            params.check("method", &mut check);
+            assert_eq!(check.finish().1, [], "{}", info.name);
+        }
     }
 }

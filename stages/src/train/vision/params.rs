@@ -24,6 +24,10 @@ pub trait VisionMethodParams:
 {
     /// The stage kind for this method, or for all of them.
     const STAGE: &'static str;
+    /// The papers that the method comes from, for the reference.
+    const SOURCE: &'static str = "";
+    /// Whether one of them learns from a teacher: the stage kind then has an input for it.
+    const TAUGHT: bool = false;
 
     /// Reports what cannot work; `at` is the dotted path of these parameters.
     fn check(&self, at: &str, check: &mut Check<'_>);
