@@ -1,5 +1,6 @@
 //! The stage kinds, one file each, and the registry that lists them.
 
+mod choose_classifier;
 mod cuttlefish;
 mod cuttlefish_profile;
 mod evaluate;
@@ -29,6 +30,7 @@ use crate::method::{
     vision::{AnyVisionMethod, VISION_METHOD_INFOS},
 };
 
+pub use choose_classifier::ChooseClassifier;
 pub use cuttlefish::CuttlefishStage;
 pub use cuttlefish_profile::CuttlefishProfile;
 pub use evaluate::Evaluate;
@@ -75,6 +77,7 @@ const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TrainClassifier<TrpParams>>(),
     StageEntry::of::<TrainClassifier<MaestroParams>>(),
     StageEntry::of::<ReduceRanks>(),
+    StageEntry::of::<ChooseClassifier>(),
     StageEntry::of::<Evaluate>(),
     StageEntry::of::<EvaluateClassifier>(),
     StageEntry::of::<RankAnalysis>(),

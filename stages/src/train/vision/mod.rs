@@ -19,4 +19,4 @@ pub use params::{ClassifierKnobs, ClassifierParams, VisionMethodParams, VisionSe
 pub(crate) use run::fits_data;
 pub use run::run_vision;
 pub use schedule::VisionSchedule;
-pub use scores::{Scores, classify, smoothed_loss};
+pub use scores::{Scores, classify, classify_split, smoothed_loss};

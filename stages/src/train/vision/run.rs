@@ -10,7 +10,7 @@ use super::{
     method::{At, VisionData, VisionMethod},
     optimizer::VisionOptimizer,
     params::{ClassifierKnobs, ClassifierParams, VisionMethodParams},
-    scores::{Scores, classify, smoothed_loss},
+    scores::{Scores, classify_split, smoothed_loss},
 };
 use crate::{
     data::{ImageBatch, ImageFolder, ImageSplit, epoch_order},
@@ -201,12 +201,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
     }
 
     fn evaluate(&self, model: &VisionModel) -> Scores {
-        let mut found = Scores::default();
-        let order: Vec<usize> = (0..self.validation.len()).collect();
-        for indices in order.chunks(self.params.batch_size) {
-            found.add(classify(model, &ImageBatch::new(self.validation, self.data.meta, indices, None, self.device)));
-        }
-        found
+        classify_split(model, (self.validation, self.data.meta), self.params.batch_size, self.device)
     }
 
     fn note(&mut self) {
