@@ -130,7 +130,8 @@ fn reduce(params: &ReduceParams, ctx: &mut StageContext<'_>) -> Result<(), Stage
     }
     let (paths, ranks): (Vec<String>, Vec<usize>) = factored.into_iter().unzip();
     let seed = derive_seed(ctx.seed(), "sample", 0);
-    let data = VisionData { train: &train, meta: &folder.meta, batch_size: params.batch_size, device: &device, seed };
+    let (meta, batch_size) = (&folder.meta, params.batch_size);
+    let data = VisionData { train: &train, meta, batch_size, device: &device, seed, teacher: None };
     let sample = data.sample(params.images);
     let cut = |ranks: &[usize]| -> Result<VisionModel, StageError> {
         let mut small = model.clone();

@@ -6,7 +6,7 @@ use sepia_engine::stage::StageError;
 use super::*;
 use crate::{
     linalg::factor::{Kept, spectral_factors},
-    method::vision::AnyVisionMethod,
+    method::{maestro::MaestroParams, vision::AnyVisionMethod},
     model::vision::{Form, load_vision, save_vision},
     stage::{Activations, EvaluateClassifier, RankAnalysis},
     testing::{Bench, Recorder, result},
@@ -128,6 +128,38 @@ fn bad_parameters_are_named() {
             "model.patch_size: images of 30x30 pixels cannot be cut into patches of 4",
         ]
     );
+}
+
+#[test]
+fn a_teacher_is_connected_where_a_method_learns_from_one_and_only_there() {
+    let problems = |more, ports: &[&str]| {
+        let inputs = ports.iter().map(|port| ((*port).to_owned(), vec![Default::default()])).collect();
+        let mut check = Check::new(&inputs, Utf8Path::new("."));
+        params(more).check(&mut check);
+        let problems = check.finish().1;
+        problems.into_iter().map(|problem| format!("{}: {}", problem.param, problem.message)).collect::<Vec<_>>()
+    };
+    let pela = |model| serde_json::json!({ "model": model, "method": { "name": "pela" } });
+    let lenet = serde_json::json!({ "name": "lenet" });
+    assert_eq!(problems(pela(serde_json::Value::Null), &["data", "teacher"]), Vec::<String>::new());
+    assert_eq!(problems(pela(serde_json::Value::Null), &["data", "teacher", "init"]), Vec::<String>::new());
+    assert_eq!(
+        problems(pela(serde_json::Value::Null), &["data"]),
+        ["method: this method learns from a trained classifier, but the input `teacher` is not connected"]
+    );
+    assert_eq!(
+        problems(pela(lenet.clone()), &["data", "teacher"]),
+        ["model: the model's sizes come from the input `teacher`"]
+    );
+    let expected = [
+        "method: the input `teacher` is connected, but this method does not learn from it",
+        "model: the model's sizes come from the input `teacher`",
+    ];
+    assert_eq!(problems(serde_json::json!({ "model": lenet }), &["data", "teacher"]), expected);
+    // A stage of one method that has no teacher has no input for one.
+    let ports = |ports: &[Port]| ports.iter().map(|port| port.name).collect::<Vec<_>>();
+    assert_eq!(ports(Train::INPUTS), ["data", "init", "teacher"]);
+    assert_eq!(ports(TrainClassifier::<MaestroParams>::INPUTS), ["data", "init"]);
 }
 
 #[test]

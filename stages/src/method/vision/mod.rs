@@ -5,6 +5,7 @@
 mod condlr;
 mod full;
 mod low_rank;
+mod pela;
 
 use schemars::JsonSchema;
 use sepia_engine::stage::{Check, MethodInfo};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use condlr::{CondlrCore, CondlrParams};
 pub use full::FullVisionParams;
 pub use low_rank::LowRankVisionParams;
+pub use pela::PelaParams;
 
 use super::{cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
 use crate::train::vision::{VisionMethod, VisionMethodParams, VisionSetup};
@@ -37,6 +39,7 @@ macro_rules! vision_methods {
 
         impl VisionMethodParams for AnyVisionMethod {
             const STAGE: &'static str = "train-classifier";
+            const TAUGHT: bool = true;
 
             fn check(&self, at: &str, check: &mut Check<'_>) {
                 match self {
@@ -47,6 +50,12 @@ macro_rules! vision_methods {
             fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
                 match self {
                     $(Self::$variant(params) => params.check_epochs(at, epochs, warmup_epochs, check),)+
+                }
+            }
+
+            fn needs_teacher(&self) -> bool {
+                match self {
+                    $(Self::$variant(params) => params.needs_teacher(),)+
                 }
             }
 
@@ -66,6 +75,7 @@ vision_methods! {
     Maestro(MaestroParams) = "maestro", "ordered factors whose vanishing components are cut off";
     LowRank(LowRankVisionParams) = "low-rank", "factors from the beginning, from the initial weights, with Frobenius decay";
     Condlr(CondlrParams) = "condlr", "factors whose condition number is kept small";
+    Pela(PelaParams) = "pela", "the factors of a trained network, taught to see what it sees";
 }
 
 impl Default for AnyVisionMethod {

@@ -13,7 +13,7 @@ mod schedule;
 mod scores;
 
 pub use gradients::VisionGradients;
-pub use method::{At, VisionData, VisionMethod};
+pub use method::{At, Forward, VisionData, VisionMethod};
 pub use optimizer::{OptimizerParams, VisionOptimizer};
 pub use params::{ClassifierKnobs, ClassifierParams, VisionMethodParams, VisionSetup};
 pub(crate) use run::fits_data;
