@@ -25,8 +25,9 @@ use crate::{
 /// Linear layers with fewer outputs stay dense, as in the public code.
 const LEAST_OUTPUTS: usize = 10;
 
-/// Training of the factors of a trained classifier, the input `teacher`, to do what it does. With the input `init` the
-/// student begins as that model instead, whose layers stay as factored as they are: any output of `factorize` will do.
+/// Training of the factors of a trained classifier, the input `teacher`, to do what it does; `model` is left out. With the
+/// input `init` the student begins as that model instead, whose layers stay as factored as they are: any output of
+/// `factorize` will do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PelaParams {

@@ -54,7 +54,7 @@ pub trait VisionMethodParams:
 #[serde(deny_unknown_fields)]
 #[schemars(bound = "M: VisionMethodParams")]
 pub struct ClassifierParams<M> {
-    /// The model by name, with its sizes: `{ name = "resnet-20" }`. Left out when the input `init` or `teacher` is connected.
+    /// The model by name, with its sizes: `{ name = "resnet-20" }`. Left out when the input `init` is connected.
     #[serde(default)]
     pub model: Option<VisionParams>,
     /// What happens besides gradient steps.
