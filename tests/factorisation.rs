@@ -56,6 +56,36 @@ fn maestro_serves_a_budget_without_training_again() {
     assert!(figure(&project, "evaluate-reduced", "accuracy") > 0.0);
 }
 
+#[test]
+fn a_search_over_lambda_ends_with_the_smallest_that_is_accurate_enough() {
+    let project = smoke("maestro-lambda.toml");
+    assert_eq!(figure(&project, "chosen", "candidates"), 2.0);
+    assert!(figure(&project, "chosen", "accuracy") >= figure(&project, "chosen", "least_accuracy"));
+    // Where none is, the best is named.
+    let text = std::fs::read_to_string(project.path("maestro-lambda.toml")).unwrap();
+    project.write(
+        "none.toml",
+        &text.replace("accuracy_drop = 0.5", "accuracy_drop = 0.0").replace("lr = 0.02\nmethod", "lr = 1e-9\nmethod"),
+    );
+    let done = project.sepia(&["run", "none.toml", "--profile", "smoke"]);
+    assert_eq!(done.code, 1, "{}", done.err);
+    assert!(done.err.contains("none of 2 models reaches an accuracy of"), "{}", done.err);
+}
+
+#[test]
+fn the_factors_of_a_trained_network_learn_from_it_and_are_evaluated_against_it() {
+    let project = smoke("pela.toml");
+    assert!(figure(&project, "evaluate", "parameters_ratio") > 1.8);
+    assert_eq!(figure(&project, "evaluate", "parameters"), figure(&project, "evaluate-plain", "parameters"));
+    // Without its teacher it is refused before anything runs, where it is asked for.
+    let text = std::fs::read_to_string(project.path("pela.toml")).unwrap();
+    project.write("alone.toml", &text.replace(", teacher = \"dense.model\"", ""));
+    let done = project.sepia(&["check", "alone.toml"]);
+    assert_eq!(done.code, 2, "{}", done.err);
+    assert!(done.err.contains("but the input `teacher` is not connected"), "{}", done.err);
+    assert!(done.err.contains("alone.toml:"), "{}", done.err);
+}
+
 const FACTORIZE: &str = r#"name = "bad"
 
 [stages.images]

@@ -120,7 +120,7 @@ fn property_names(schema: &Schema) -> Vec<String> {
 #[derive(Clone, Copy)]
 pub struct Registry {
     entries: &'static [StageEntry],
-    methods: &'static [MethodInfo],
+    methods: &'static [&'static [MethodInfo]],
     cuda: bool,
 }
 
@@ -131,17 +131,17 @@ impl Registry {
         Self { entries, methods: &[], cuda: false }
     }
 
-    /// The same, with the training methods that its kinds know.
+    /// The same, with the training methods that its kinds know, a list for each kind that takes any of them.
     #[must_use]
-    pub const fn with_methods(mut self, methods: &'static [MethodInfo]) -> Self {
+    pub const fn with_methods(mut self, methods: &'static [&'static [MethodInfo]]) -> Self {
         self.methods = methods;
         self
     }
 
-    /// The training methods, in source order.
+    /// The training methods, in source order. Two kinds may each have a method of one name.
     #[must_use]
-    pub fn methods(&self) -> &'static [MethodInfo] {
-        self.methods
+    pub fn methods(&self) -> Vec<&'static MethodInfo> {
+        self.methods.iter().copied().flatten().collect()
     }
 
     /// The same kinds in a binary that can, or cannot, compute on NVIDIA GPUs.

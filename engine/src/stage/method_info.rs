@@ -11,7 +11,7 @@ pub struct MethodInfo {
     pub about: &'static str,
     /// The papers it comes from: authors, year, title or identifier.
     pub source: &'static str,
-    /// The stage kinds that take it.
+    /// The stage kinds that take it: first the one that takes any method, by its name.
     pub kinds: &'static [&'static str],
     /// JSON Schema of its parameters.
     pub params_schema: fn(&mut SchemaGenerator) -> Schema,

@@ -142,7 +142,7 @@ macro_rules! methods {
         }
 
         /// What the reference says about every method, in source order.
-        pub static METHOD_INFOS: &[MethodInfo] = &[$(MethodInfo {
+        pub const METHOD_INFOS: &[MethodInfo] = &[$(MethodInfo {
             name: $name,
             about: $about,
             source: <$params as MethodParams>::SOURCE,

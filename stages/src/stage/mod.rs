@@ -1,5 +1,6 @@
 //! The stage kinds, one file each, and the registry that lists them.
 
+mod choose_classifier;
 mod cuttlefish;
 mod cuttlefish_profile;
 mod evaluate;
@@ -20,13 +21,16 @@ mod text_dataset;
 mod train;
 mod train_classifier;
 
-use sepia_engine::stage::{Command, PortType, Registry, StageEntry};
+use sepia_engine::stage::{Command, MethodInfo, PortType, Registry, StageEntry};
 
 use crate::method::{
-    AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams, maestro::MaestroParams, trp::TrpParams,
-    vision::AnyVisionMethod,
+    AnyMethod, FiraParams, GaloreParams, METHOD_INFOS, ReloraParams,
+    maestro::MaestroParams,
+    trp::TrpParams,
+    vision::{AnyVisionMethod, VISION_METHOD_INFOS},
 };
 
+pub use choose_classifier::ChooseClassifier;
 pub use cuttlefish::CuttlefishStage;
 pub use cuttlefish_profile::CuttlefishProfile;
 pub use evaluate::Evaluate;
@@ -55,7 +59,9 @@ pub const RANKS: PortType = PortType("ranks");
 pub const PROFILE: PortType = PortType("profile");
 
 /// Every stage kind of this crate, in source order.
-pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHOD_INFOS).with_cuda(cfg!(feature = "cuda"));
+pub static REGISTRY: Registry = Registry::new(ENTRIES).with_methods(METHODS).with_cuda(cfg!(feature = "cuda"));
+
+const METHODS: &[&[MethodInfo]] = &[METHOD_INFOS, VISION_METHOD_INFOS];
 
 const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TextDataset>(),
@@ -71,6 +77,7 @@ const ENTRIES: &[StageEntry] = &[
     StageEntry::of::<TrainClassifier<TrpParams>>(),
     StageEntry::of::<TrainClassifier<MaestroParams>>(),
     StageEntry::of::<ReduceRanks>(),
+    StageEntry::of::<ChooseClassifier>(),
     StageEntry::of::<Evaluate>(),
     StageEntry::of::<EvaluateClassifier>(),
     StageEntry::of::<RankAnalysis>(),

@@ -45,6 +45,25 @@ pub enum Unit {
     Macs,
 }
 
+impl Unit {
+    /// The size of a model.
+    pub(super) fn of(self, model: &VisionModel) -> f64 {
+        match self {
+            Self::Parameters => model.parameters() as f64,
+            Self::Macs => model.macs() as f64,
+        }
+    }
+}
+
+impl std::fmt::Display for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Parameters => "parameters",
+            Self::Macs => "macs",
+        })
+    }
+}
+
 fn default_step() -> f64 {
     0.1
 }
@@ -111,7 +130,8 @@ fn reduce(params: &ReduceParams, ctx: &mut StageContext<'_>) -> Result<(), Stage
     }
     let (paths, ranks): (Vec<String>, Vec<usize>) = factored.into_iter().unzip();
     let seed = derive_seed(ctx.seed(), "sample", 0);
-    let data = VisionData { train: &train, meta: &folder.meta, batch_size: params.batch_size, device: &device, seed };
+    let (meta, batch_size) = (&folder.meta, params.batch_size);
+    let data = VisionData { train: &train, meta, batch_size, device: &device, seed, teacher: None };
     let sample = data.sample(params.images);
     let cut = |ranks: &[usize]| -> Result<VisionModel, StageError> {
         let mut small = model.clone();
@@ -122,16 +142,12 @@ fn reduce(params: &ReduceParams, ctx: &mut StageContext<'_>) -> Result<(), Stage
         }
         Ok(small)
     };
-    let size = |model: &VisionModel| match params.of {
-        Unit::Parameters => model.parameters() as f64,
-        Unit::Macs => model.macs() as f64,
-    };
     let dense = match params.of {
         Unit::Parameters => model.dense_parameters() as f64,
         Unit::Macs => model.dense_macs() as f64,
     };
     // Ranks come from the search itself: they can be had.
-    let cost = |ranks: &[usize]| cut(ranks).map_or(f64::INFINITY, |model| size(&model));
+    let cost = |ranks: &[usize]| cut(ranks).map_or(f64::INFINITY, |model| params.of.of(&model));
     let mut tries = 0;
     let loss = |ranks: &[usize]| -> Result<f64, StageError> {
         ctx.stop_if_asked()?;

@@ -13,6 +13,10 @@ use crate::{
     train::vision::{ClassifierKnobs, ClassifierParams, VisionMethodParams, VisionSetup, run_vision},
 };
 
+const DATA: Port = Port::new("data", IMAGES, "what to train and validate on");
+const INIT: Port = Port::new("init", MODEL, "a classifier to continue instead of a new one").optional();
+const TEACHER: Port = Port::new("teacher", MODEL, "a trained classifier to learn from (pela)").optional();
+
 /// The stage kind for a method, or for all of them.
 #[derive(Debug)]
 pub struct TrainClassifier<M>(PhantomData<M>);
@@ -20,10 +24,7 @@ pub struct TrainClassifier<M>(PhantomData<M>);
 impl<M: VisionMethodParams> Stage for TrainClassifier<M> {
     const KIND: &'static str = M::STAGE;
     const VERSION: u32 = 2;
-    const INPUTS: &'static [Port] = &[
-        Port::new("data", IMAGES, "what to train and validate on"),
-        Port::new("init", MODEL, "a classifier to continue instead of a new one").optional(),
-    ];
+    const INPUTS: &'static [Port] = if M::TAUGHT { &[DATA, INIT, TEACHER] } else { &[DATA, INIT] };
     const OUTPUTS: &'static [Port] = &[
         Port::new("model", MODEL, "config.json, with the ranks of factored layers, and model.safetensors"),
         Port::new(

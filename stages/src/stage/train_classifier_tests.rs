@@ -6,7 +6,7 @@ use sepia_engine::stage::StageError;
 use super::*;
 use crate::{
     linalg::factor::{Kept, spectral_factors},
-    method::vision::AnyVisionMethod,
+    method::{maestro::MaestroParams, vision::AnyVisionMethod},
     model::vision::{Form, load_vision, save_vision},
     stage::{Activations, EvaluateClassifier, RankAnalysis},
     testing::{Bench, Recorder, result},
@@ -131,6 +131,38 @@ fn bad_parameters_are_named() {
 }
 
 #[test]
+fn a_teacher_is_connected_where_a_method_learns_from_one_and_only_there() {
+    let problems = |more, ports: &[&str]| {
+        let inputs = ports.iter().map(|port| ((*port).to_owned(), vec![Default::default()])).collect();
+        let mut check = Check::new(&inputs, Utf8Path::new("."));
+        params(more).check(&mut check);
+        let problems = check.finish().1;
+        problems.into_iter().map(|problem| format!("{}: {}", problem.param, problem.message)).collect::<Vec<_>>()
+    };
+    let pela = |model| serde_json::json!({ "model": model, "method": { "name": "pela" } });
+    let lenet = serde_json::json!({ "name": "lenet" });
+    assert_eq!(problems(pela(serde_json::Value::Null), &["data", "teacher"]), Vec::<String>::new());
+    assert_eq!(problems(pela(serde_json::Value::Null), &["data", "teacher", "init"]), Vec::<String>::new());
+    assert_eq!(
+        problems(pela(serde_json::Value::Null), &["data"]),
+        ["method: this method learns from a trained classifier, but the input `teacher` is not connected"]
+    );
+    assert_eq!(
+        problems(pela(lenet.clone()), &["data", "teacher"]),
+        ["model: the model's sizes come from the input `teacher`"]
+    );
+    let expected = [
+        "method: the input `teacher` is connected, but this method does not learn from it",
+        "model: the model's sizes come from the input `teacher`",
+    ];
+    assert_eq!(problems(serde_json::json!({ "model": lenet }), &["data", "teacher"]), expected);
+    // A stage of one method that has no teacher has no input for one.
+    let ports = |ports: &[Port]| ports.iter().map(|port| port.name).collect::<Vec<_>>();
+    assert_eq!(ports(Train::INPUTS), ["data", "init", "teacher"]);
+    assert_eq!(ports(TrainClassifier::<MaestroParams>::INPUTS), ["data", "init"]);
+}
+
+#[test]
 fn what_the_data_uses_of_a_classifier_is_measured() {
     let bench = Bench::new();
     let data = bench.fashion_images(20);
@@ -141,7 +173,7 @@ fn what_the_data_uses_of_a_classifier_is_measured() {
         let params = params(serde_json::json!({ "model": model, "epochs": 1 }));
         Bench::run::<Train>(&params, job, &mut Recorder::default()).unwrap();
         // All layers of an MLP by themselves, of another network those that are named.
-        let local: Option<[&str; 1]> = (name == "lenet").then_some(["fc[23]"]);
+        let local: Option<[&str; 2]> = (name == "lenet").then_some(["conv2", "fc[23]"]);
         let activations = serde_json::json!({
             "images": 100, "local_images": if name == "mlp" { 5 } else { 2 }, "local_layers": local, "input_energy": 1.0,
         });
@@ -156,8 +188,10 @@ fn what_the_data_uses_of_a_classifier_is_measured() {
         for layer in &found.layers {
             let full = layer.matrix[0].min(layer.matrix[1]);
             assert!(layer.utilized.utilized_rank >= 1 && layer.utilized.utilized_rank <= full, "{layer:?}");
-            assert_eq!(layer.local_rank.is_some(), name == "mlp" || layer.layer == "fc2" || layer.layer == "fc3");
-            assert!(layer.local_rank.is_none_or(|rank| rank >= 1.0 && rank <= layer.matrix[0] as f64), "{layer:?}");
+            assert_eq!(layer.local_rank.is_some(), name == "mlp" || ["conv2", "fc2", "fc3"].contains(&&*layer.layer));
+            // Units of a convolution are many, pixels 784.
+            let most = if layer.layer.starts_with("conv") { 784 } else { layer.matrix[0] } as f64;
+            assert!(layer.local_rank.is_none_or(|rank| rank >= 1.0 && rank <= most), "{layer:?}");
         }
         // 100 images cannot span 784 pixels.
         if name == "mlp" {

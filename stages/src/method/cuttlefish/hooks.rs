@@ -31,6 +31,8 @@ impl CuttlefishMethod {
 
 impl VisionMethodParams for CuttlefishParams {
     const STAGE: &'static str = "cuttlefish";
+    const SOURCE: &'static str =
+        r#"Wang et al. 2023, "Cuttlefish: Low-Rank Model Training without All the Tuning", arXiv 2305.02538"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.check(at, check);

@@ -55,6 +55,7 @@ fn cut_state(cut: &Cut, model: &VisionModel, optimizer: &mut VisionOptimizer) ->
 
 impl VisionMethodParams for MaestroParams {
     const STAGE: &'static str = "maestro";
+    const SOURCE: &'static str = r#"Horvath et al. 2024, "Maestro: Uncovering Low-Rank Structures via Trainable Decomposition", arXiv 2308.14929"#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.check(at, check);

@@ -38,7 +38,7 @@ mod limit_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{Rows, assert_near, vector};
+    use crate::vectors::vector;
 
     #[test]
     fn vector_maestro_dense_or_factored() {
@@ -48,20 +48,6 @@ mod tests {
             vector.input::<Vec<usize>>("r").into_iter().map(|rank| stays_factored(rank, matrix)).collect();
         assert_eq!(found, vector.expected::<Vec<bool>>("factored"));
         assert!(stays_factored(2, [4, 4]), "equality stays factored");
-    }
-
-    #[test]
-    fn vector_maestro_forward() {
-        let vector = vector("maestro_forward");
-        let (u, v): (Rows, Rows) = (vector.input("U"), vector.input("V"));
-        let x: Vec<f64> = vector.input("x");
-        for (index, expected) in vector.expected::<Rows>("y_b").into_iter().enumerate() {
-            for (row, expected) in expected.into_iter().enumerate() {
-                let inner = |b: usize| v.iter().zip(&x).map(|(v, x)| v[b] * x).sum::<f64>();
-                let y: f64 = (0..=index).map(|b| u[row][b] * inner(b)).sum();
-                assert_near(y, expected, vector.tol());
-            }
-        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl TrpMethod {
 
 impl VisionMethodParams for TrpParams {
     const STAGE: &'static str = "trp";
+    const SOURCE: &'static str = r#"Xu et al. 2020, "TRP: Trained Rank Pruning for Efficient Deep Neural Networks""#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         self.check(at, check);

@@ -206,6 +206,8 @@ fn wrong(path: &str) -> impl Fn(LinalgError) -> StageError + use<'_> {
 
 impl VisionMethodParams for CondlrParams {
     const STAGE: &'static str = "train-classifier";
+    const SOURCE: &'static str =
+        r#"Savostianova et al. 2023, "Robust low-rank training via approximate orthonormal constraints""#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         if let Some((message, help)) = self.ranks.problem() {

@@ -17,6 +17,8 @@ impl VisionMethod for Full {}
 
 impl VisionMethodParams for FullVisionParams {
     const STAGE: &'static str = "train-classifier";
+    const SOURCE: &'static str =
+        "Sutskever et al. 2013 (SGD with momentum); Loshchilov and Hutter 2019 (AdamW), arXiv 1711.05101";
 
     fn check(&self, _: &str, _: &mut Check<'_>) {}
 

@@ -67,6 +67,8 @@ struct LowRank {
 
 impl VisionMethodParams for LowRankVisionParams {
     const STAGE: &'static str = "train-classifier";
+    const SOURCE: &'static str =
+        r#"Khodak et al. 2021, "Initialization and Regularization of Factorized Neural Layers""#;
 
     fn check(&self, at: &str, check: &mut Check<'_>) {
         if let Some((message, help)) = self.ranks.problem() {

@@ -5,16 +5,18 @@
 mod condlr;
 mod full;
 mod low_rank;
+mod pela;
 
 use schemars::JsonSchema;
-use sepia_engine::stage::Check;
+use sepia_engine::stage::{Check, MethodInfo};
 use serde::{Deserialize, Serialize};
 
 pub use condlr::{CondlrCore, CondlrParams};
 pub use full::FullVisionParams;
 pub use low_rank::LowRankVisionParams;
+pub use pela::PelaParams;
 
-use super::{MethodEntry, cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
+use super::{cuttlefish::CuttlefishParams, maestro::MaestroParams, trp::TrpParams};
 use crate::train::vision::{VisionMethod, VisionMethodParams, VisionSetup};
 
 macro_rules! vision_methods {
@@ -26,11 +28,18 @@ macro_rules! vision_methods {
             $(#[doc = $about] #[serde(rename = $name)] $variant($params),)+
         }
 
-        /// Every method for classifiers, in source order.
-        pub static VISION_METHODS: &[MethodEntry] = &[$(MethodEntry { name: $name, about: $about }),+];
+        /// What the reference says about every method for classifiers, in source order.
+        pub const VISION_METHOD_INFOS: &[MethodInfo] = &[$(MethodInfo {
+            name: $name,
+            about: $about,
+            source: <$params as VisionMethodParams>::SOURCE,
+            kinds: &["train-classifier", <$params as VisionMethodParams>::STAGE],
+            params_schema: |generator| generator.root_schema_for::<$params>(),
+        }),+];
 
         impl VisionMethodParams for AnyVisionMethod {
             const STAGE: &'static str = "train-classifier";
+            const TAUGHT: bool = true;
 
             fn check(&self, at: &str, check: &mut Check<'_>) {
                 match self {
@@ -41,6 +50,12 @@ macro_rules! vision_methods {
             fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
                 match self {
                     $(Self::$variant(params) => params.check_epochs(at, epochs, warmup_epochs, check),)+
+                }
+            }
+
+            fn needs_teacher(&self) -> bool {
+                match self {
+                    $(Self::$variant(params) => params.needs_teacher(),)+
                 }
             }
 
@@ -60,10 +75,36 @@ vision_methods! {
     Maestro(MaestroParams) = "maestro", "ordered factors whose vanishing components are cut off";
     LowRank(LowRankVisionParams) = "low-rank", "factors from the beginning, from the initial weights, with Frobenius decay";
     Condlr(CondlrParams) = "condlr", "factors whose condition number is kept small";
+    Pela(PelaParams) = "pela", "the factors of a trained network, taught to see what it sees";
 }
 
 impl Default for AnyVisionMethod {
     fn default() -> Self {
         Self::Full(FullVisionParams {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+
+    #[test]
+    fn every_method_is_documented_and_its_defaults_pass_its_own_check() {
+        let mut generator =
+            SchemaSettings::default().with(|settings| settings.inline_subschemas = true).into_generator();
+        for info in VISION_METHOD_INFOS {
+            let schema = (info.params_schema)(&mut generator).to_value();
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                assert!(property["description"].is_string(), "{}.{name} has no description", info.name);
+            }
+            assert!(!info.source.is_empty(), "{} names no paper: give it a SOURCE", info.name);
+            let params: AnyVisionMethod = serde_json::from_value(serde_json::json!({ "name": info.name })).unwrap();
+            let facts = Default::default();
+            let mut check = Check::new(&facts, camino::Utf8Path::new("."));
+            params.check("method", &mut check);
+            assert_eq!(check.finish().1, [], "{}", info.name);
+        }
     }
 }

@@ -81,6 +81,9 @@ pub(super) fn forward(nodes: &[Node], mut flow: Flow, pass: &mut Pass<'_>) -> Fl
             rest.next();
         }
         flow = node.forward(flow, relu, pass);
+        if relu || node.ends_block() {
+            pass.keep(|| flow.clone().into_rows());
+        }
     }
     flow
 }
@@ -131,6 +134,15 @@ impl Node {
         matches!(self, Self::BatchNorm(_) | Self::Residual { .. })
     }
 
+    /// Whether what comes out of it is a block's output. A transformer's block is an attention and the MLP behind it.
+    fn ends_block(&self) -> bool {
+        match self {
+            Self::Relu => true,
+            Self::Residual { body, .. } => !body.iter().any(|part| matches!(part, Self::Attend { .. })),
+            _ => false,
+        }
+    }
+
     /// With a ReLU behind it, which only parts that [take it](Self::takes_relu) are asked for.
     fn forward(&self, flow: Flow, relu: bool, pass: &mut Pass<'_>) -> Flow {
         match self {
@@ -170,8 +182,8 @@ impl Node {
                 maps @ Flow::Maps(_) => maps,
             },
             Self::Residual { body, shortcut } => {
-                let beside = forward(shortcut, flow.clone(), pass);
-                forward(body, flow, pass).add(beside, relu)
+                let beside = pass.within(|pass| forward(shortcut, flow.clone(), pass));
+                pass.within(|pass| forward(body, flow, pass)).add(beside, relu)
             }
         }
     }

@@ -34,6 +34,7 @@ pub struct Pass<'a> {
     mode: Mode,
     ranks: BTreeMap<String, usize>,
     watch: Option<&'a mut Watch<'a>>,
+    features: Option<Vec<Tensor<2>>>,
     /// Mean and biased variance of each BatchNorm's input, with the number of values per channel, by the norm's path:
     /// without autodiff, only of passes in [`Mode::Train`]. See [`VisionModel::learn_statistics`].
     ///
@@ -77,6 +78,35 @@ impl<'a> Pass<'a> {
     pub fn watched(mut self, watch: &'a mut Watch<'a>) -> Self {
         self.watch = Some(watch);
         self
+    }
+
+    /// Keeps what every block leaves.
+    #[must_use]
+    pub fn keeping_features(mut self) -> Self {
+        self.features = Some(Vec::new());
+        self
+    }
+
+    /// What the blocks have left, in their order, `[rows, width]` or maps as `[batch, channels * h * w]`: nothing unless the
+    /// pass [keeps](Self::keeping_features) it. They are the stem and every block of a ResNet, every convolution of
+    /// a VGG and every hidden layer of an MLP or of LeNet, each with its ReLU, and every block of a transformer.
+    #[must_use]
+    pub fn features(&self) -> &[Tensor<2>] {
+        self.features.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn keep(&mut self, feature: impl FnOnce() -> Tensor<2>) {
+        if let Some(features) = &mut self.features {
+            features.push(feature());
+        }
+    }
+
+    /// Runs parts inside a block, of which nothing is kept.
+    pub(super) fn within<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        let features = self.features.take();
+        let made = run(self);
+        self.features = features;
+        made
     }
 
     pub(super) fn mode(&self) -> Mode {

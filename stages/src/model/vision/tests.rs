@@ -1,13 +1,13 @@
 //! What holds for every classifier.
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use camino::Utf8PathBuf;
 
 use super::*;
 use crate::{
     linalg::factor::{Kept, spectral_factors},
     random::Rng,
-    vectors::{Rows, assert_close, vector},
+    vectors::{Rows, assert_close, tensor, vector},
 };
 
 fn config(name: Architecture, channels: usize, side: usize, classes: usize) -> VisionConfig {
@@ -59,6 +59,31 @@ fn parameters_and_multiplications_are_the_published_ones() {
         assert_eq!((model.parameters(), model.macs()), (parameters, macs), "{name:?}");
         assert_eq!((model.dense_parameters(), model.dense_macs()), (parameters, macs), "{name:?}");
     }
+}
+
+#[test]
+fn a_pass_keeps_what_every_block_leaves() {
+    for (model, blocks) in small().into_iter().zip([2, 4, 1 + 8, 1 + 9, 1 + 15, 1 + 16, 13, 16, 2]) {
+        let name = model.config().model.name;
+        let mut pass = Pass::eval().keeping_features();
+        let logits = model.forward(images(model.config(), 3), &mut pass);
+        assert_eq!(pass.features().len(), blocks, "{name:?}");
+        let mut plain = Pass::eval();
+        assert_eq!(logits.to_data(), model.forward(images(model.config(), 3), &mut plain).to_data(), "{name:?}");
+        assert!(plain.features().is_empty());
+    }
+    // What LeNet's last linear layer sees is what the block before it leaves.
+    let lenet = &small()[1];
+    let mut seen = None;
+    let mut watch = |path: &str, input: &Seen<'_>| {
+        if let ("fc3", Seen::Rows(x)) = (path, input) {
+            seen = Some((*x).clone());
+        }
+    };
+    let mut pass = Pass::eval().keeping_features().watched(&mut watch);
+    drop(lenet.forward(images(lenet.config(), 3), &mut pass));
+    let last = pass.features()[3].to_data();
+    assert_eq!(last, seen.unwrap().to_data());
 }
 
 #[test]
@@ -142,6 +167,24 @@ fn a_prefix_is_the_product_of_the_first_components() {
         layer.set_matrix(form, left.narrow(1, 0, 5).matmul(right.narrow(0, 0, 5)));
         let cut = model.forward(x, &mut Pass::eval());
         assert!((prefix - cut).abs().max().into_scalar::<f32>() < 1e-5, "{form:?}");
+    }
+}
+
+#[test]
+fn vector_maestro_forward() {
+    let vector = vector("maestro_forward");
+    let (u, v): (Rows, Rows) = (vector.input("U"), vector.input("V"));
+    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
+    let layer = model.layer_mut("fc2").unwrap();
+    // The vector has more components than a 2x3 matrix has directions: they are put in as they are.
+    layer.geometry = Geometry::Linear { inputs: v.len(), outputs: u.len() };
+    let (u, v, rank) = (tensor(&u, DType::F64), tensor(&v, DType::F64).transpose(), u[0].len());
+    layer.weight = Weight::Factored(Factors { u, v, form: Form::Channel, rank, norm: None });
+    layer.bias = None;
+    let x = tensor(&vec![vector.input("x")], DType::F64);
+    for (b, expected) in (1..).zip(vector.expected::<Rows>("y_b")) {
+        let y = layer.rows(x.clone(), &mut Pass::eval().with_rank("fc2", b));
+        assert_close(&y, &vec![expected], vector.tol());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a training method for classifiers is.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use sepia_engine::stage::StageError;
 
 use super::{
@@ -41,6 +41,21 @@ pub struct VisionData<'a> {
     pub device: &'a Device,
     /// Seed of everything that is drawn here.
     pub seed: u64,
+    /// The model of the input `teacher`.
+    pub teacher: Option<&'a VisionModel>,
+}
+
+/// The forward pass of a step, on the tape but for the images.
+#[derive(Clone, Copy)]
+pub struct Forward<'a> {
+    /// [Tracked](VisionModel::tracked).
+    pub model: &'a VisionModel,
+    /// `[batch, channels, h, w]`, without autodiff.
+    pub images: &'a Tensor<4>,
+    /// `[batch, classes]`.
+    pub logits: &'a Tensor<2>,
+    /// [What the blocks have left](Pass::features), where the method's pass keeps it.
+    pub features: &'a [Tensor<2>],
 }
 
 impl VisionData<'_> {
@@ -104,6 +119,15 @@ pub trait VisionMethod: Send {
     fn pass(&mut self, at: At, model: &VisionModel) -> Pass<'static> {
         let _ = (at, model);
         Pass::train()
+    }
+
+    /// What a step minimises besides the mean loss, `[1]` on the tape of the forward pass.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn extra_loss(&mut self, forward: Forward<'_>, data: &VisionData<'_>) -> Result<Option<Tensor<1>>, StageError> {
+        let _ = (forward, data);
+        Ok(None)
     }
 
     /// Adds terms to the gradients of the mean loss (of the values that the step began with), before clipping.

@@ -13,10 +13,10 @@ mod schedule;
 mod scores;
 
 pub use gradients::VisionGradients;
-pub use method::{At, VisionData, VisionMethod};
+pub use method::{At, Forward, VisionData, VisionMethod};
 pub use optimizer::{OptimizerParams, VisionOptimizer};
 pub use params::{ClassifierKnobs, ClassifierParams, VisionMethodParams, VisionSetup};
 pub(crate) use run::fits_data;
 pub use run::run_vision;
 pub use schedule::VisionSchedule;
-pub use scores::{Scores, classify, smoothed_loss};
+pub use scores::{Scores, classify, classify_split, smoothed_loss};

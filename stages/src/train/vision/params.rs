@@ -24,6 +24,10 @@ pub trait VisionMethodParams:
 {
     /// The stage kind for this method, or for all of them.
     const STAGE: &'static str;
+    /// The papers that the method comes from, for the reference.
+    const SOURCE: &'static str = "";
+    /// Whether one of them learns from a teacher: the stage kind then has an input for it.
+    const TAUGHT: bool = false;
 
     /// Reports what cannot work; `at` is the dotted path of these parameters.
     fn check(&self, at: &str, check: &mut Check<'_>);
@@ -31,6 +35,11 @@ pub trait VisionMethodParams:
     /// Reports what does not go with a run of this many epochs, of which so many warm up.
     fn check_epochs(&self, at: &str, epochs: u64, warmup_epochs: u64, check: &mut Check<'_>) {
         let _ = (at, epochs, warmup_epochs, check);
+    }
+
+    /// Whether it learns from the model of the input `teacher`.
+    fn needs_teacher(&self) -> bool {
+        false
     }
 
     /// The method, before its first step.
@@ -178,15 +187,28 @@ impl<M: VisionMethodParams> ClassifierParams<M> {
             let message = format!("a batch of {} images is more than the training split's {images}", self.batch_size);
             check.problem("batch_size", message, "lower it");
         }
-        match (&self.model, check.is_connected("init")) {
-            (Some(_), true) => {
-                check.problem("model", "the model's sizes come from the input `init`", "leave `model` out");
+        match (self.method.needs_teacher(), check.is_connected("teacher")) {
+            (true, false) => {
+                let message = "this method learns from a trained classifier, but the input `teacher` is not connected";
+                check.problem("method", message, "connect one: inputs = { data = \"DATA\", teacher = \"TRAINED\" }");
             }
-            (Some(model), false) => model.check("model", check),
-            (None, false) => {
+            (false, true) => {
+                let message = "the input `teacher` is connected, but this method does not learn from it";
+                check.problem("method", message, "method = { name = \"pela\" } does");
+            }
+            _ => {}
+        }
+        let from = ["init", "teacher"].into_iter().find(|port| check.is_connected(port));
+        match (&self.model, from) {
+            (Some(_), Some(port)) => {
+                let message = format!("the model's sizes come from the input `{port}`");
+                check.problem("model", message, "leave `model` out");
+            }
+            (Some(model), None) => model.check("model", check),
+            (None, None) if !self.method.needs_teacher() => {
                 check.problem("model", "no model is named", "name one: model = { name = \"resnet-20\" }");
             }
-            (None, true) => {}
+            (None, _) => {}
         }
         self.method.check("method", check);
         self.method.check_epochs("method", self.epochs, self.warmup_epochs, check);

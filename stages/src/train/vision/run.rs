@@ -7,10 +7,10 @@ use sepia_engine::stage::{Progress, StageContext, StageError};
 
 use super::{
     gradients::VisionGradients,
-    method::{At, VisionData, VisionMethod},
+    method::{At, Forward, VisionData, VisionMethod},
     optimizer::VisionOptimizer,
     params::{ClassifierKnobs, ClassifierParams, VisionMethodParams},
-    scores::{Scores, classify, smoothed_loss},
+    scores::{Scores, classify_split, smoothed_loss},
 };
 use crate::{
     data::{ImageBatch, ImageFolder, ImageSplit, epoch_order},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Trains a classifier and writes what the method deploys, which is returned, to the output `model`.
 ///
-/// Inputs: `data` (images) and, optionally, `init` (a model to continue). Everything random derives from the seed, the
+/// Inputs: `data` (images) and, optionally, `init` (a model to continue) and `teacher` (one to learn from). Everything random derives from the seed, the
 /// purpose and the step or epoch; a run that was stopped and resumed ends in the same bytes as one that was not.
 ///
 /// # Errors
@@ -42,10 +42,10 @@ pub fn run_vision<M: VisionMethodParams>(
                 format!("a batch of {} images is more than the training split's {}", params.batch_size, train.len());
             return Err(StageError::new(message).param("batch_size"));
         }
-        let model = initial_model(params, &folder, ctx, &device)?;
-        let (meta, batch_size) = (&folder.meta, params.batch_size);
-        let data =
-            VisionData { train: &train, meta, batch_size, device: &device, seed: ctx.rng_seed("method data", 0) };
+        let teacher = model_of("teacher", &folder, ctx, &device)?;
+        let model = initial_model(params, &folder, teacher.as_ref(), ctx, &device)?;
+        let (meta, batch_size, seed) = (&folder.meta, params.batch_size, ctx.rng_seed("method data", 0));
+        let data = VisionData { train: &train, meta, batch_size, device: &device, seed, teacher: teacher.as_ref() };
         let run = Run {
             steps_per_epoch: (train.len() / params.batch_size) as u64,
             optimizer: VisionOptimizer::new(params.optimizer, params.weight_decay),
@@ -134,11 +134,14 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
         let mut model = self.method.before_step(at, model)?;
         let mut pass = self.method.pass(at, &model);
         let tracked = model.tracked();
-        let logits = tracked.forward(Tensor::from_inner(batch.images), &mut pass);
+        let logits = tracked.forward(Tensor::from_inner(batch.images.clone()), &mut pass);
         let plain = logits.clone().inner();
         let labels = batch.labels.clone();
+        let forward = Forward { model: &tracked, images: &batch.images, logits: &logits, features: pass.features() };
+        let extra = self.method.extra_loss(forward, &self.data)?;
         let loss = smoothed_loss(logits, Tensor::from_inner(batch.labels), params.label_smoothing);
-        let mut tape = loss.clone().div_scalar(params.batch_size as f64).backward();
+        let mean = loss.clone().div_scalar(params.batch_size as f64);
+        let mut tape = extra.into_iter().fold(mean, |sum, extra| sum + extra).backward();
         let scores = Scores::of(&plain, &labels, f64::from(loss.into_scalar::<f32>()));
         let mut gradients = VisionGradients::collect(tracked, &mut tape);
         self.method.add_gradients(at, &model, &mut gradients)?;
@@ -201,12 +204,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
     }
 
     fn evaluate(&self, model: &VisionModel) -> Scores {
-        let mut found = Scores::default();
-        let order: Vec<usize> = (0..self.validation.len()).collect();
-        for indices in order.chunks(self.params.batch_size) {
-            found.add(classify(model, &ImageBatch::new(self.validation, self.data.meta, indices, None, self.device)));
-        }
-        found
+        classify_split(model, (self.validation, self.data.meta), self.params.batch_size, self.device)
     }
 
     fn note(&mut self) {
@@ -296,22 +294,36 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
     }
 }
 
-/// The model of the input `init`, or a new one.
+/// The model that is connected to an input port, if there is one.
+fn model_of(
+    port: &str,
+    data: &ImageFolder,
+    ctx: &StageContext<'_>,
+    device: &Device,
+) -> Result<Option<VisionModel>, StageError> {
+    let Some(folder) = ctx.input_opt(port) else { return Ok(None) };
+    let model = load_vision(&folder, device)?;
+    fits_data(model.config(), &data.meta).map_err(|error| StageError::new(format!("input `{port}`: {error}")))?;
+    Ok(Some(model))
+}
+
+/// The model of the input `init`, else what a teacher knows, else a new one.
 fn initial_model<M: VisionMethodParams>(
     params: &ClassifierParams<M>,
     data: &ImageFolder,
+    teacher: Option<&VisionModel>,
     ctx: &StageContext<'_>,
     device: &Device,
 ) -> Result<VisionModel, StageError> {
     let meta = &data.meta;
     let image_size = [meta.height, meta.width];
-    if let Some(folder) = ctx.input_opt("init") {
+    let init = model_of("init", data, ctx, device)?;
+    let port = if init.is_some() { "init" } else { "teacher" };
+    if let Some(model) = init.or_else(|| teacher.cloned()) {
         if params.model.is_some() {
-            let message = "the model's sizes come from the input `init`";
+            let message = format!("the model's sizes come from the input `{port}`");
             return Err(StageError::new(message).param("model").help("leave `model` out"));
         }
-        let model = load_vision(&folder, device)?;
-        fits_data(model.config(), meta)?;
         return Ok(model);
     }
     let Some(model) = params.model.clone() else {

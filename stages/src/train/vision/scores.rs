@@ -1,9 +1,9 @@
 //! How well a classifier does.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::{
-    data::ImageBatch,
+    data::{ImageBatch, ImageMeta, ImageSplit},
     model::vision::{Pass, VisionModel},
     ops,
 };
@@ -65,6 +65,21 @@ pub fn classify(model: &VisionModel, batch: &ImageBatch) -> Scores {
     Scores::of(&logits, &batch.labels, f64::from(loss))
 }
 
+/// The same over a whole split.
+#[must_use]
+pub fn classify_split(
+    model: &VisionModel,
+    (split, meta): (&ImageSplit, &ImageMeta),
+    batch_size: usize,
+    device: &Device,
+) -> Scores {
+    let order: Vec<usize> = (0..split.len()).collect();
+    let batches = order.chunks(batch_size).map(|indices| ImageBatch::new(split, meta, indices, None, device));
+    let mut found = Scores::default();
+    batches.for_each(|batch| found.add(classify(model, &batch)));
+    found
+}
+
 /// Sum over images of the cross entropy with smoothed labels: `1 - smoothing` for the label, and `smoothing` divided
 /// equally among all classes. Logits `[n, classes]`, result `[1]`.
 #[must_use]
@@ -81,7 +96,7 @@ pub fn smoothed_loss(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) 
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, activation};
+    use burn::tensor::activation;
 
     use super::*;
 
