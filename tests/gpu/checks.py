@@ -26,6 +26,17 @@ METHODS = {
 }
 # Ranks of the published tables: a quarter of d_model (GaLore, table 2).
 RANK = {"60m": 128, "130m": 256, "350m": 256, "1b": 512}
+# Weights and optimiser state in bf16, as in the public code of GaLore: with `dtype = "bf16"`.
+NARROW = 'weights_dtype = "bf16"\nstate_dtype = "bf16"\n'
+EIGHT = '{ name = "galore", rank = RANK, update_proj_gap = 200, optimizer = "adam8bit" }'
+# What is measured besides: program, method, and what is written beside it.
+NARROW_ROWS = [
+    ("sepia full, bf16 weights", METHODS["full"], NARROW),
+    ("sepia galore, bf16 weights", METHODS["galore"], NARROW),
+    ("sepia galore, bf16 weights, 8-bit moments", EIGHT, NARROW),
+]
+# Weights and states of the 1B model under GaLore as published (table 2).
+PUBLISHED_1B = 4.38e9
 # Sizes of a trial run of this script, which measures nothing.
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"
 
@@ -113,23 +124,43 @@ log_every = 1
             whole = max(abs(a - b) / a for a, b in pairs)
             good = len(pairs) == steps and first < 1e-3 and whole < 2e-2
             self.judge(f"{method}: loss on the GPU as on the CPU", good, f"{first:.1e} in 5 steps, {whole:.1e} in {steps}")
+        self.half_precision()
+
+    def half_precision(self):
+        """Weights and state in bf16, and the loss scale of f16, at a size that a CPU computes in 16 bits."""
+        galore = METHODS["galore"].replace("RANK", "8").replace("200", "5")
+        for dtype, method, more in (("bf16", galore, NARROW), ("f16", METHODS["full"], "")):
+            sizes = f"model = {TINY}\nseq_len = 16\nbatch_size = 4\n"
+            train = f"{sizes}{more}method = {method}\nmax_steps = 12\nlog_every = 1\n"
+            losses = []
+            for device in ("cpu", self.args.device):
+                path = self.manifest(f"same-{dtype}", train, device, dtype)
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
+                losses.append(self.metrics(self.store("same"), "loss"))
+            apart = max(abs(a - b) / a for a, b in zip(*losses))
+            good = len(losses[0]) == len(losses[1]) == 12 and apart < 3e-2
+            self.judge(f"{dtype}: loss on the GPU as on the CPU", good, f"{apart:.1e} in 12 steps")
 
     def resume(self):
         """Stopped in the middle and run again, training ends in the same bytes."""
         rank = 8 if self.args.tiny else 32
-        train = f'''
-{self.model()}
+        for dtype, more in (("f32", ""), ("bf16", NARROW), ("f16", "")):
+            self.resume_in(dtype, f'''
+{self.model()}{more}
 method = {{ name = "fira", rank = {rank}, update_proj_gap = 50 }}
 max_steps = 600
-'''
-        path = self.manifest("resume", train, self.args.device)
-        self.sepia("run", str(path), "--store", self.store("whole"))
-        whole = self.digest(self.store("whole"))
-        self.sepia("run", str(path), "--store", self.store("whole"), "--force", "train")
-        self.judge("two runs give the same bytes", self.digest(self.store("whole")) == whole, whole[:16])
-        self.sepia("run", str(path), "corpus", "--store", self.store("parts"))
+''')
+
+    def resume_in(self, dtype, train):
+        path = self.manifest(f"resume-{dtype}", train, self.args.device, dtype)
+        one, two = self.store(f"whole-{dtype}"), self.store(f"parts-{dtype}")
+        self.sepia("run", str(path), "--store", one)
+        whole = self.digest(one)
+        self.sepia("run", str(path), "--store", one, "--force", "train")
+        self.judge(f"{dtype}: two runs give the same bytes", self.digest(one) == whole, whole[:16])
+        self.sepia("run", str(path), "corpus", "--store", two)
         child = subprocess.Popen(
-            [self.args.sepia, "run", str(path), "--store", self.store("parts"), "--format", "json"],
+            [self.args.sepia, "run", str(path), "--store", two, "--format", "json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.args.work,
         )
         for line in child.stdout:
@@ -139,9 +170,9 @@ max_steps = 600
                 break
         child.stdout.read()
         child.wait()
-        self.judge("the run was stopped in the middle", child.returncode == 130, f"exit {child.returncode}")
-        self.sepia("run", str(path), "--store", self.store("parts"))
-        self.judge("a resumed run gives the same bytes", self.digest(self.store("parts")) == whole, whole[:16])
+        self.judge(f"{dtype}: the run was stopped in the middle", child.returncode == 130, f"exit {child.returncode}")
+        self.sepia("run", str(path), "--store", two)
+        self.judge(f"{dtype}: a resumed run gives the same bytes", self.digest(two) == whole, whole[:16])
 
     def start_up(self):
         """Seconds of a child that trains one step: the first pays for the kernels, the second finds them."""
@@ -161,26 +192,9 @@ max_steps = 600
     def speed(self):
         rows = []
         for preset in self.args.presets.split(","):
-            for method, body in METHODS.items():
-                sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}"
-                model = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}'
-                train = f'''
-{self.model() if self.args.tiny else model}
-method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset]))}
-max_steps = {self.args.steps}
-log_every = {1 if self.args.tiny else 5}
-'''
-                path = self.manifest(f"speed-{preset}-{method}", train, self.args.device, self.args.dtype)
-                done = self.sepia("run", str(path), "--store", self.store("speed"), check=False)
-                if done.returncode != 0:
-                    rows.append((preset, f"sepia {method}", None, None, None))
-                    print(done.stderr, file=sys.stderr)
-                    continue
-                # The first readings pay for kernels that are tuned and compiled.
-                rates = self.metrics(self.store("speed"), "tokens_per_second")[2:]
-                memory = self.metrics(self.store("speed"), "peak_device_memory_bytes")
-                state = self.metrics(self.store("speed"), "optimizer_state_bytes")
-                rows.append((preset, f"sepia {method}", statistics.median(rates), memory, state))
+            named = [(f"sepia {method}", body, "") for method, body in METHODS.items()]
+            for program, body, more in named + (NARROW_ROWS if self.args.dtype == "bf16" else []):
+                rows.append((preset, program, *self.measured(preset, len(rows), body, more)))
             for mode in ("eager", "compile") if self.args.python else ():
                 rows.append((preset, f"pytorch {mode}", *self.pytorch(preset, mode)))
         print(f"\n| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
@@ -191,6 +205,33 @@ log_every = {1 if self.args.tiny else 5}
             gib = lambda value: f"{value[0] / 2**30:.2f} GiB" if value else "-"
             rate = f"{rate:,.0f}" if rate else "failed"
             print(f"| {preset} | {program} | {rate} | {ratio} | {gib(memory)} | {gib(state)} |")
+
+    def measured(self, preset, number, body, more):
+        """Tokens per second, peak device memory and optimiser state of some updates."""
+        sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}"
+        model = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}'
+        train = f'''
+{self.model() if self.args.tiny else model}
+{more}method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset]))}
+max_steps = {self.args.steps}
+log_every = {1 if self.args.tiny else 5}
+'''
+        path, store = self.manifest(f"speed-{preset}-{number}", train, self.args.device, self.args.dtype), self.store("speed")
+        planned = json.loads(self.sepia("plan", str(path), "--store", store, "--format", "json").stdout)
+        estimate = next(node["estimate"] for node in planned["nodes"] if node["node"] == "train")
+        done = self.sepia("run", str(path), "--store", store, check=False)
+        if done.returncode != 0:
+            print(done.stderr, file=sys.stderr)
+            return None, None, None
+        # The first readings pay for kernels that are tuned and compiled.
+        rates = self.metrics(store, "tokens_per_second")[2:]
+        memory, (state,) = self.metrics(store, "peak_device_memory_bytes"), self.metrics(store, "optimizer_state_bytes")
+        predicted = estimate["optimizer_state_bytes"]
+        self.judge(f"{path.stem}: optimiser state as predicted", state == predicted, f"{state:,.0f} of {predicted:,} bytes")
+        if more == NARROW and preset == "1b" and "galore" in body:
+            both = 2 * estimate["parameters"] + state
+            print(f"          weights and states: {both / 1e9:.2f} GB, where {PUBLISHED_1B / 1e9:.2f} are published")
+        return statistics.median(rates), memory, [state]
 
     def pytorch(self, preset, mode):
         script = pathlib.Path(__file__).parents[2] / "stages/benches/pytorch_llama.py"

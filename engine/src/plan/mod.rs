@@ -163,6 +163,7 @@ fn check_stage<'k>(
     let mut found = Vec::new();
     let device = resolve_device(defaults, decl, kind.entry, || gpu_there(registry));
     let dtype = device.as_ref().map_or(Dtype::F32, |(_, dtype)| *dtype);
+    check = check.computing_in(dtype);
     let resolved = params::resolve(decl, kind, &mut check, dtype, &mut found);
     let (facts, problems) = check.finish();
     params::report_problems(decl, problems, &mut found);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 
-use super::InputFiles;
+use super::{Dtype, InputFiles};
 
 /// Named figures about an output, known before it exists. `vocab_size`, `train_tokens_max`, ...
 pub type Facts = BTreeMap<String, f64>;
@@ -30,6 +30,7 @@ pub struct Check<'a> {
     /// By port; of a port that takes several, in the order of the wires.
     inputs: Vec<(&'a str, &'a Facts)>,
     folder: &'a camino::Utf8Path,
+    dtype: Dtype,
     sound: bool,
     /// Whether anybody will ask for the facts of its outputs.
     asked: bool,
@@ -47,7 +48,27 @@ impl<'a> Check<'a> {
 
     /// [`new`](Self::new) over facts that are borrowed one by one.
     pub(crate) fn of(inputs: Vec<(&'a str, &'a Facts)>, folder: &'a camino::Utf8Path) -> Self {
-        Self { inputs, folder, sound: true, asked: true, outputs: BTreeMap::new(), problems: Vec::new() }
+        Self {
+            inputs,
+            folder,
+            dtype: Dtype::F32,
+            sound: true,
+            asked: true,
+            outputs: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The same for a node that computes in a dtype.
+    #[must_use]
+    pub fn computing_in(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// What the node computes in.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
     }
 
     /// The same where nobody will ask for the facts of the outputs: they are not kept.

@@ -6,10 +6,12 @@ use burn::{
 };
 use sepia_engine::stage::StageError;
 
+use super::MethodSetup;
 use crate::{
     model::{Adapter, AdapterOptions, Linear, Llama},
+    ops::{held, widened},
     random::Rng,
-    train::{AdamHyper, Moments, State, Target},
+    train::{Moments, State, Target},
 };
 
 /// AdamW over the factors.
@@ -20,8 +22,8 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    pub(super) fn new(hyper: AdamHyper, lr_ratio: f64) -> Self {
-        Self { moments: Moments::new(hyper), lr_ratio }
+    pub(super) fn new(setup: &MethodSetup, lr_ratio: f64) -> Self {
+        Self { moments: Moments::new(setup.hyper, setup.state.dtype()), lr_ratio }
     }
 
     /// The updated factor.
@@ -46,13 +48,14 @@ pub(super) fn attach(linear: &mut Linear, a: Tensor<2>, b: Tensor<2>, options: A
     linear.adapter = Some(Adapter { lora_a, lora_b, lora_scale: None, merged: None, options });
 }
 
-/// The plain model: every branch merged into its weight, in f32.
+/// The plain model: every branch merged into its weight, in f32, and held as the weight was.
 pub(super) fn merged(mut model: Llama) -> Llama {
     for (_, linear) in model.targets_mut() {
         if let Some(adapter) = linear.adapter.take() {
-            let delta = adapter.delta();
-            let weight = if adapter.options.replaces { delta } else { linear.weight.val().inner().add(delta) };
-            linear.weight = Param::from_tensor(weight);
+            let (delta, before) = (adapter.delta(), linear.weight.val().inner());
+            let dtype = before.dtype();
+            let weight = if adapter.options.replaces { delta } else { widened(before).add(delta) };
+            linear.weight = Param::from_tensor(held(weight, dtype));
         }
     }
     model

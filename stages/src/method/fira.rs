@@ -164,15 +164,16 @@ impl MethodParams for FiraParams {
     }
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup.seed))
+        Box::new(PerMatrix::<Fira>::new(self.config(setup.hyper), setup))
     }
 
-    /// Besides GaLore's state, the norm that limits the next one.
+    /// Besides GaLore's state, the norm that limits the next one, which is always f32: 1 % of growth is less than bf16
+    /// can tell.
     fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
         let (projected, basis) = predicted_sizes(self.config(AdamHyper::default()).projection, matrix.shape);
         let [a, b] = projected;
         let moments = if self.optimizer == FiraInner::Adam { 2 * a * b } else { a * b };
-        Some(matrix.dense((moments + basis + 1) as u64 * matrix.float))
+        Some(matrix.dense((moments + basis) as u64 * matrix.float + 4))
     }
 }
 
@@ -274,9 +275,10 @@ impl Fira {
                 (n.reshape(r.dims()), correction, adam.weight_decay)
             }
             Moments::RmsProp(second) => {
+                let dtype = second.dtype();
                 let squared = r.clone().square().mul_scalar(0.1);
-                second.inplace(|v| v.mul_scalar(0.9).add(squared));
-                (r.clone().div(second.clone().sqrt().add_scalar(1e-6)), 1.0, 0.0)
+                second.inplace(|v| ops::held(ops::widened(v).mul_scalar(0.9).add(squared), dtype));
+                (r.clone().div(ops::widened(second.clone()).sqrt().add_scalar(1e-6)), 1.0, 0.0)
             }
         }
     }
@@ -300,7 +302,7 @@ impl MatrixMethod for Fira {
 
     /// With `proj_type = "full"` the residual has no long side left, so the level is `matrix` there.
     fn new(config: FiraConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
-        let projection = Projection::new(config.projection, shape, seed);
+        let projection = Projection::new(config.projection, shape, dtype, seed);
         let shape = projection.projected();
         let moments = match config.optimizer {
             FiraOptimizer::Adam(adam) => {
@@ -308,7 +310,8 @@ impl MatrixMethod for Fira {
             }
             FiraOptimizer::RmsProp => Moments::RmsProp(Tensor::zeros(shape, (device, dtype))),
         };
-        let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, dtype);
+        let wide = if ops::is_half(dtype) { DType::F32 } else { dtype };
+        let limiter = Limiter::new(config.gamma, config.zero_start_guard, device, wide);
         Self { config, projection, moments, limiter }
     }
 
@@ -349,8 +352,11 @@ impl MatrixMethod for Fira {
     }
 
     fn bytes(&self) -> usize {
-        let basis = self.projection.floats();
-        (self.floats() - basis) * self.limiter.previous.dtype().size() + self.projection.bytes()
+        let moments = match &self.moments {
+            Moments::Adam(_, state) => state.bytes() as usize,
+            Moments::RmsProp(second) => second.shape().num_elements() * second.dtype().size(),
+        };
+        moments + self.projection.bytes() + self.limiter.previous.dtype().size()
     }
 
     fn reads_device(&self) -> bool {

@@ -65,7 +65,7 @@ impl MethodParams for FloraParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         let config = FloraConfig { params: *self, weight_decay: setup.hyper.weight_decay };
-        Box::new(PerMatrix::<Flora>::new(config, setup.seed))
+        Box::new(PerMatrix::<Flora>::new(config, setup))
     }
 
     fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {
@@ -110,6 +110,7 @@ impl Flora {
         let kappa = self.config.params.kappa.max(1);
         // The projection of the steps before this one; the step count runs from 1, as in the public code.
         let old = self.basis("moment", t / kappa, &update);
+        let dtype = self.second.row.dtype();
         let whole = up(&old, moment.clone(), self.shape);
         let out = whole.clone().mul_scalar(beta1).add(kept);
         let (basis, moment) = if (t + 1).is_multiple_of(kappa) {
@@ -120,7 +121,7 @@ impl Flora {
             (old, moment)
         };
         let fresh = down(&basis, update).mul_scalar(1.0 - beta1);
-        self.moment = Moment::Projected(moment.mul_scalar(beta1).add(fresh));
+        self.moment = Moment::Projected(ops::held(moment.mul_scalar(beta1).add(fresh), dtype));
         out
     }
 
@@ -169,11 +170,11 @@ impl MatrixMethod for Flora {
         let kept = update.clone().mul_scalar(1.0 - constants.beta1);
         let update = match &self.moment {
             Moment::Full(moment) => {
-                let mixed = moment.clone().mul_scalar(constants.beta1).add(kept);
-                self.moment = Moment::Full(mixed.clone());
+                let mixed = ops::widened(moment.clone()).mul_scalar(constants.beta1).add(kept);
+                self.moment = Moment::Full(ops::held(mixed.clone(), moment.dtype()));
                 mixed
             }
-            Moment::Projected(moment) => self.projected_step(t, moment.clone(), update, kept),
+            Moment::Projected(moment) => self.projected_step(t, ops::widened(moment.clone()), update, kept),
         };
         let mut rate = lr;
         let update = clip_rms(update, constants.clip_threshold);

@@ -19,7 +19,7 @@ impl MethodParams for FullParams {
     fn check(&self, _: &str, _: &mut Check<'_>) {}
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(FullAdamW::new(setup.hyper))
+        Box::new(FullAdamW::new(setup.hyper, setup.state.dtype()))
     }
 
     fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {

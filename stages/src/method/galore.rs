@@ -122,7 +122,7 @@ impl MethodParams for GaloreParams {
 
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         let config = self.config(setup.hyper);
-        let method = PerMatrix::<Galore>::new(config, setup.seed);
+        let method = PerMatrix::<Galore>::new(config, setup);
         Box::new(match self.rest {
             RestOptimizer::AdamW => method,
             RestOptimizer::Same => method.with_rest(config.optimizer),
@@ -168,7 +168,7 @@ impl MatrixMethod for Galore {
     type Config = GaloreConfig;
 
     fn new(config: GaloreConfig, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self {
-        let projection = Projection::new(config.projection, shape, seed);
+        let projection = Projection::new(config.projection, shape, dtype, seed);
         let optimizer = MatrixState::new(config.optimizer, projection.projected(), device, dtype);
         Self { config, projection, optimizer }
     }

@@ -119,7 +119,7 @@ fn vector_galore_side_table() {
         let shape: [usize; 2] = serde_json::from_value(row["shape"].clone()).unwrap();
         let config =
             ProjectionConfig { rank: 2, proj_type: proj_type(row["mode"].as_str().unwrap()), ..Default::default() };
-        let projection = Projection::new(config, shape, 0);
+        let projection = Projection::new(config, shape, DType::F64, 0);
         let side = if projection.side() == Side::Left { "left" } else { "right" };
         assert_eq!(
             (side, Value::from(projection.projected().to_vec())),
@@ -214,7 +214,7 @@ fn a_convolution_trains_as_its_channel_matrix() {
 
 fn galore_first_coordinates(gradient: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     let mut projection =
-        Projection::new(small(2, 1, MatrixOptimizer::Adam(ADAM), [4, 18]).config.projection, [4, 18], 7);
+        Projection::new(small(2, 1, MatrixOptimizer::Adam(ADAM), [4, 18]).config.projection, [4, 18], DType::F32, 7);
     projection.refresh(gradient).unwrap();
     projection.down(weight)
 }

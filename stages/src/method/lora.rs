@@ -126,7 +126,7 @@ pub(super) struct Lora {
 impl Lora {
     pub(super) fn new(params: LoraParams, setup: &MethodSetup) -> Self {
         let clock = Arc::new(DropoutClock::new(setup.seed));
-        Self { params, factors: Factors::new(setup.hyper, params.lr_ratio), seed: setup.seed, clock }
+        Self { params, factors: Factors::new(setup, params.lr_ratio), seed: setup.seed, clock }
     }
 
     fn options(&self) -> AdapterOptions {
@@ -195,7 +195,7 @@ mod tests {
     use crate::{
         method::ReloraParams,
         model::Linear,
-        train::AdamHyper,
+        train::{AdamHyper, Held},
         vectors::{assert_close, assert_near, flat, tensor, vector},
     };
 
@@ -217,7 +217,7 @@ mod tests {
         let shape: [usize; 2] = [vector.input("out"), vector.input("in")];
         let params = LoraParams { rank: vector.input("r"), ..LoraParams::default() };
         let expected: usize = vector.expected("lora");
-        let setup = MethodSetup { hyper: AdamHyper::default(), seed: 1 };
+        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 1 };
         let lora = Lora::new(params, &setup);
         let weight = Tensor::zeros(shape, &Device::flex());
         let (a, b) = (lora.draw_a("x", 0, &weight), Tensor::zeros([shape[0], params.rank], &Device::flex()));

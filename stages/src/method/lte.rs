@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     Matrix, MatrixCost, MethodParams, MethodSetup,
     adapters::{self, Factors},
-    check_positive, check_rank,
+    check_merged_into, check_positive, check_rank,
 };
 use crate::{
     model::{AdapterOptions, Llama, Merged},
     random::Rng,
-    train::{AdamState, Method, State, Target},
+    train::{AdamState, Held, Method, State, Target},
 };
 
 /// LTE: many low-rank branches, each trained on a part of the batch, and merged by their mean.
@@ -75,8 +75,12 @@ impl MethodParams for LteParams {
         }
     }
 
+    fn check_held(&self, weights: Held, _: Held, check: &mut Check<'_>) {
+        check_merged_into(weights, "lte", check);
+    }
+
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(Lte { params: *self, factors: Factors::new(setup.hyper, 1.0), seed: setup.seed, merges: 0 })
+        Box::new(Lte { params: *self, factors: Factors::new(setup, 1.0), seed: setup.seed, merges: 0 })
     }
 
     /// Branches that go on are held twice: as they are, and as they were at the last merge.
@@ -206,7 +210,8 @@ mod tests {
     };
 
     fn lte(params: LteParams) -> Lte {
-        Lte { params, factors: Factors::new(AdamHyper::default(), 1.0), seed: 3, merges: 0 }
+        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 3 };
+        Lte { params, factors: Factors::new(&setup, 1.0), seed: 3, merges: 0 }
     }
 
     fn small() -> Llama {

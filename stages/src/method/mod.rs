@@ -39,13 +39,15 @@ pub use per_matrix::{MatrixMethod, PerMatrix};
 pub use relora::{ReloraParams, merges_after};
 pub use sst::SstParams;
 
-use crate::train::{AdamHyper, Method, ScheduleKind};
+use crate::train::{AdamHyper, Held, Method, ScheduleKind};
 
 /// What a run gives a method besides its own parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct MethodSetup {
     /// AdamW's constants: the same for every method.
     pub hyper: AdamHyper,
+    /// What the optimiser's state is held in.
+    pub state: Held,
     /// Seed of whatever the method draws.
     pub seed: u64,
 }
@@ -72,6 +74,11 @@ pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Se
         let _ = (at, batch_size, check);
     }
 
+    /// Reports weights or an optimiser's state in bf16 where the method would lose by it what it learns.
+    fn check_held(&self, weights: Held, state: Held, check: &mut Check<'_>) {
+        let _ = (weights, state, check);
+    }
+
     /// The method, before its first step.
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method>;
 
@@ -87,7 +94,7 @@ pub trait MethodParams: Serialize + DeserializeOwned + JsonSchema + Default + Se
 pub struct Matrix {
     /// `[out, in]`.
     pub shape: [usize; 2],
-    /// Bytes of one number of it.
+    /// Bytes of one number of its optimiser state.
     pub float: u64,
 }
 
@@ -190,6 +197,12 @@ macro_rules! methods {
                 }
             }
 
+            fn check_held(&self, weights: Held, state: Held, check: &mut Check<'_>) {
+                match self {
+                    $(Self::$variant(params) => params.check_held(weights, state, check),)+
+                }
+            }
+
             fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
                 match self {
                     $(Self::$variant(params) => params.build(setup),)+
@@ -227,6 +240,17 @@ impl Default for AnyMethod {
 fn check_rank(rank: usize, at: &str, check: &mut Check<'_>) {
     if rank == 0 {
         check.problem(format!("{at}.rank"), "`rank` must be at least 1", "a quarter of d_model is usual");
+    }
+}
+
+/// Reports weights in bf16 under a method that merges branches into them.
+fn check_merged_into(weights: Held, method: &str, check: &mut Check<'_>) {
+    if weights == Held::Bf16 {
+        let message = format!(
+            "{method} merges its branches into the weights, and a weight in bf16 takes in nothing below a 512th of it"
+        );
+        let help = "leave `weights_dtype` out: merges are then in f32, and dtype = \"bf16\" still computes in bf16";
+        check.problem("weights_dtype", message, help);
     }
 }
 

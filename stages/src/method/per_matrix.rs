@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor};
 use sepia_engine::stage::{StageError, derive_seed};
 
-use super::projection::{Refresh, StepReport};
+use super::{
+    MethodSetup,
+    projection::{Refresh, StepReport},
+};
 use crate::{
     model::Llama,
     optim::MatrixOptimizer,
@@ -17,7 +20,8 @@ pub trait MatrixMethod: Send + Sized {
     /// What it is made from.
     type Config: Send + Copy;
 
-    /// Before the first step of a weight `[m, n]` in torch layout; `seed` belongs to the matrix.
+    /// Before the first step of a weight `[m, n]` in torch layout; `seed` belongs to the matrix. The state is held in
+    /// `dtype`; what it is computed with comes in f32 or f64.
     fn new(config: Self::Config, shape: [usize; 2], device: &Device, dtype: DType, seed: u64) -> Self;
 
     /// The updated weight `[m, n]`, and what is to be told of the step. The gradient is the accumulated and clipped one.
@@ -57,7 +61,7 @@ pub trait MatrixMethod: Send + Sized {
 pub struct PerMatrix<M: MatrixMethod> {
     config: M::Config,
     rest: Option<MatrixOptimizer>,
-    seed: u64,
+    setup: MethodSetup,
     matrices: BTreeMap<String, M>,
     captured: Vec<f64>,
     overlap: Vec<f64>,
@@ -67,11 +71,11 @@ pub struct PerMatrix<M: MatrixMethod> {
 impl<M: MatrixMethod> PerMatrix<M> {
     /// Without state yet.
     #[must_use]
-    pub fn new(config: M::Config, seed: u64) -> Self {
+    pub fn new(config: M::Config, setup: &MethodSetup) -> Self {
         Self {
             config,
             rest: None,
-            seed,
+            setup: *setup,
             matrices: BTreeMap::new(),
             captured: Vec::new(),
             overlap: Vec::new(),
@@ -104,8 +108,9 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
     fn attach(&mut self, mut model: Llama) -> Result<Llama, StageError> {
         for (path, linear) in model.targets_mut() {
             let path = format!("{path}.weight");
-            let (weight, seed) = (linear.weight.val(), derive_seed(self.seed, &path, 0));
-            let matrix = M::new(self.config, weight.dims(), &weight.inner().device(), linear.weight.dtype(), seed);
+            let (weight, seed) = (linear.weight.val(), derive_seed(self.setup.seed, &path, 0));
+            let dtype = self.setup.state.dtype();
+            let matrix = M::new(self.config, weight.dims(), &weight.inner().device(), dtype, seed);
             if let Some((asked, used)) = matrix.clamped() {
                 self.notes.push(format!("{path}: rank {asked} is above the shorter side; {used} is used"));
             }
@@ -139,14 +144,14 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
     }
 
     /// Means over the matrices whose basis was renewed since the last call.
-    fn figures(&mut self) -> Vec<(&'static str, f64)> {
+    fn figures(&mut self) -> Result<Vec<(&'static str, f64)>, StageError> {
         let mean = |values: Vec<f64>| {
             let count = values.len();
             (count > 0).then(|| values.into_iter().sum::<f64>() / count as f64)
         };
         let captured = mean(std::mem::take(&mut self.captured)).map(|value| ("captured_energy", value));
         let overlap = mean(std::mem::take(&mut self.overlap)).map(|value| ("subspace_overlap", value));
-        captured.into_iter().chain(overlap).collect()
+        Ok(captured.into_iter().chain(overlap).collect())
     }
 
     fn save(&self, state: &mut State) {

@@ -4,7 +4,7 @@
 //! matrix; a basis is only ever replaced by a whole new one; the step count is what decides when, and it counts optimiser
 //! steps that were taken, so accumulation, skipped steps and restarts do not shift it.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use schemars::JsonSchema;
 use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
         subspace::{SubspaceConfig, dominant, overlap},
         svd::{LinalgError, Vectors},
     },
+    ops::{held, widened},
     train::State,
 };
 
@@ -144,6 +145,8 @@ pub struct Projection {
     side: Side,
     rank: usize,
     seed: u64,
+    /// What the basis is held in.
+    dtype: DType,
     t: u64,
     overdue: bool,
     /// `P`, `[m, r]`, when the left side is projected.
@@ -153,12 +156,13 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Without a basis yet, for a weight `[m, n]` in torch layout. `seed` belongs to this matrix.
+    /// Without a basis yet, for a weight `[m, n]` in torch layout. `seed` belongs to this matrix. The basis is held in
+    /// `dtype` if that has 16 bits, else as it is found; as in the public code it is found in f32 either way.
     #[must_use]
-    pub fn new(config: ProjectionConfig, shape: [usize; 2], seed: u64) -> Self {
+    pub fn new(config: ProjectionConfig, shape: [usize; 2], dtype: DType, seed: u64) -> Self {
         let side = config.proj_type.side(shape);
         let rank = config.rank.clamp(1, shape[0].min(shape[1]).max(1));
-        Self { config, shape, side, rank, seed, t: 0, overdue: false, left: None, right: None }
+        Self { config, shape, side, rank, seed, dtype, t: 0, overdue: false, left: None, right: None }
     }
 
     /// The side.
@@ -248,7 +252,8 @@ impl Projection {
     fn renew(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {
         let find = |vectors, purpose, previous: Option<&Tensor<2>>| {
             let seed = derive_seed(self.seed, purpose, self.t);
-            dominant(gradient, vectors, self.rank, &self.config.subspace, previous, seed)
+            let previous = previous.cloned().map(widened);
+            dominant(gradient, vectors, self.rank, &self.config.subspace, previous.as_ref(), seed)
         };
         let left = match self.side {
             Side::Left | Side::Both => Some(find(Vectors::Left, "left basis", self.left.as_ref())?),
@@ -261,14 +266,14 @@ impl Projection {
         let mut overlaps = Vec::new();
         for (old, new) in [(&self.left, &left), (&self.right, &right)] {
             if let (Some(old), Some(new)) = (old, new) {
-                overlaps.push(overlap(old, &new.basis)?);
+                overlaps.push(overlap(&widened(old.clone()), &new.basis)?);
             }
         }
         let count = overlaps.len();
         let overlap = (count > 0).then(|| overlaps.iter().sum::<f64>() / count as f64);
         let captured = [&left, &right].into_iter().flatten().map(|found| found.captured).fold(1.0, f64::min);
-        self.left = left.map(|found| found.basis);
-        self.right = right.map(|found| found.basis);
+        self.left = left.map(|found| held(found.basis, self.dtype));
+        self.right = right.map(|found| held(found.basis, self.dtype));
         Ok(Refresh::New { captured, overlap })
     }
 
@@ -282,10 +287,10 @@ impl Projection {
     pub fn down(&self, gradient: &Tensor<2>) -> Tensor<2> {
         let mut projected = gradient.clone();
         if let Some(left) = &self.left {
-            projected = left.clone().transpose().matmul(projected);
+            projected = widened(left.clone()).transpose().matmul(projected);
         }
         if let Some(right) = &self.right {
-            projected = projected.matmul(right.clone());
+            projected = projected.matmul(widened(right.clone()));
         }
         projected
     }
@@ -295,10 +300,10 @@ impl Projection {
     pub fn up(&self, coordinates: Tensor<2>) -> Tensor<2> {
         let mut full = coordinates;
         if let Some(left) = &self.left {
-            full = left.clone().matmul(full);
+            full = widened(left.clone()).matmul(full);
         }
         if let Some(right) = &self.right {
-            full = full.matmul(right.clone().transpose());
+            full = full.matmul(widened(right.clone()).transpose());
         }
         full
     }
@@ -346,7 +351,7 @@ impl Projection {
 /// Shape of a projected gradient of a matrix `[m, n]`, and the numbers of the basis.
 #[must_use]
 pub fn predicted_sizes(config: ProjectionConfig, shape: [usize; 2]) -> ([usize; 2], usize) {
-    let projection = Projection::new(config, shape, 0);
+    let projection = Projection::new(config, shape, DType::F32, 0);
     let basis = match projection.side {
         Side::Left => shape[0] * projection.rank,
         Side::Right => shape[1] * projection.rank,

@@ -13,15 +13,15 @@ use sepia_engine::stage::{Check, StageError, derive_seed};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LoraInit, LoraParams, LoraScaling, Matrix, MatrixCost, MethodParams, MethodSetup, adapters,
+    LoraInit, LoraParams, LoraScaling, Matrix, MatrixCost, MethodParams, MethodSetup, adapters, check_merged_into,
     lora::Lora,
-    prune::{OptimizerReset, zero_share},
+    prune::{OptimizerReset, unreadable, zeros},
 };
 use crate::{
     linalg::{host::to_host, svd::singular_values},
     metric::rank::Spectrum,
     model::Llama,
-    train::{Method, ScheduleKind, State, Target},
+    train::{Held, Method, ScheduleKind, State, Target},
 };
 
 /// ReLoRA: LoRA with merges and restarts. Use `schedule = { kind = "jagged-cosine", every = <reset_every>, .. }`, so that
@@ -50,8 +50,8 @@ pub struct ReloraParams {
     pub reset_every: Option<u64>,
     /// How moments are pruned at a restart. The public code's reset is the default; it recommends `magnitude = 0.9` too.
     pub reset: OptimizerReset,
-    /// Whether to record the rank of all that was merged so far, at each merge. Costs a copy of the first weights and a
-    /// singular value decomposition of every matrix.
+    /// Whether to record the rank of all that was merged so far, at each merge. Costs a copy of the first weights and, when
+    /// the merge is logged, a singular value decomposition of every matrix on the host.
     pub record_rank: bool,
 }
 
@@ -126,6 +126,10 @@ impl MethodParams for ReloraParams {
         }
     }
 
+    fn check_held(&self, weights: Held, _: Held, check: &mut Check<'_>) {
+        check_merged_into(weights, "relora", check);
+    }
+
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
         Box::new(Relora {
             params: *self,
@@ -133,7 +137,7 @@ impl MethodParams for ReloraParams {
             merges: 0,
             resets: 0,
             first: BTreeMap::new(),
-            figures: Vec::new(),
+            unread: Unread::default(),
             notes: Vec::new(),
         })
     }
@@ -159,21 +163,29 @@ struct Relora {
     resets: u64,
     /// The weights before the first merge, where ranks are recorded.
     first: BTreeMap<String, Tensor<2>>,
-    figures: Vec<(&'static str, f64)>,
+    unread: Unread,
     notes: Vec<String>,
 }
 
+/// What the last merge and restart left on the device, to be looked at when they are logged: nothing waits for the device
+/// before. Not part of a checkpoint, like all figures.
+#[derive(Default)]
+struct Unread {
+    /// The weights after the merge. They are frozen until the next one, so this holds no memory of its own.
+    merged: Vec<(String, Tensor<2>)>,
+    /// Of each moment how many entries are zero, `[1]`, and how many there are.
+    pruned: Vec<(Tensor<1>, usize)>,
+}
+
 impl Relora {
-    fn merge(&mut self, model: &mut Llama) -> Result<(), StageError> {
-        let (mut ranks, mut stable_ranks) = (Vec::new(), Vec::new());
+    fn merge(&mut self, model: &mut Llama) {
+        self.unread.merged.clear();
         for (path, linear) in model.targets_mut() {
             let Some(adapter) = &mut linear.adapter else { continue };
             let before = linear.weight.val();
             let merged = before.clone().inner().add(adapter.delta());
-            if let Some(first) = self.first.get(&path) {
-                let (rank, stable_rank) = ranks_of(&path, &merged.clone().sub(first.clone()))?;
-                ranks.push(rank);
-                stable_ranks.push(stable_rank);
+            if self.params.record_rank {
+                self.unread.merged.push((path.clone(), merged.clone()));
             }
             let on_tape = before.is_autodiff();
             let lift = |value: Tensor<2>| if on_tape { Tensor::from_inner(value) } else { value };
@@ -188,28 +200,48 @@ impl Relora {
                 *scale = replaced(scale, lift(one));
             }
         }
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        if !ranks.is_empty() {
-            self.figures.push(("merged_rank", mean(&ranks)));
-            self.figures.push(("merged_stable_rank", mean(&stable_ranks)));
-        }
-        Ok(())
     }
 
     fn reset(&mut self) -> Result<(), StageError> {
-        let mut zeros = Vec::new();
+        self.unread.pruned.clear();
         for (path, state) in self.lora.factors.moments.iter_mut() {
             for (name, moment) in [("m", &mut state.m), ("v", &mut state.v)] {
                 let seed = derive_seed(self.lora.seed, &format!("{path} prune {name}"), self.resets);
                 *moment = self.params.reset.prune(moment.clone(), seed)?;
-                zeros.push(zero_share(moment)?);
+                self.unread.pruned.push((zeros(moment), moment.shape().num_elements()));
             }
-        }
-        if !zeros.is_empty() {
-            self.figures.push(("pruned_share", zeros.iter().sum::<f64>() / zeros.len() as f64));
         }
         Ok(())
     }
+
+    /// Ranks of what was merged, in all, at the last merge: means over the matrices.
+    fn merged_ranks(&mut self) -> Result<Vec<(&'static str, f64)>, StageError> {
+        let (mut ranks, mut stable_ranks) = (Vec::new(), Vec::new());
+        for (path, merged) in std::mem::take(&mut self.unread.merged) {
+            let Some(first) = self.first.get(&path) else { continue };
+            let (rank, stable_rank) = ranks_of(&path, &merged.sub(first.clone()))?;
+            ranks.push(rank);
+            stable_ranks.push(stable_rank);
+        }
+        let named = [("merged_rank", ranks), ("merged_stable_rank", stable_ranks)];
+        Ok(named.into_iter().filter_map(|(name, values)| Some((name, mean(&values)?))).collect())
+    }
+
+    /// The share of entries that the last restart left at zero: a mean over the moments.
+    fn pruned_share(&mut self) -> Result<Option<f64>, StageError> {
+        let pruned = std::mem::take(&mut self.unread.pruned);
+        if pruned.is_empty() {
+            return Ok(None);
+        }
+        let (zeros, counts): (Vec<_>, Vec<usize>) = pruned.into_iter().unzip();
+        let zeros = Tensor::cat(zeros, 0).try_into_vec_as::<f64>().map_err(unreadable)?;
+        let shares: Vec<f64> = zeros.iter().zip(counts).map(|(zeros, count)| zeros / count.max(1) as f64).collect();
+        Ok(mean(&shares))
+    }
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// A parameter with a new value and the same identity.
@@ -254,7 +286,7 @@ impl Method for Relora {
         let mut model = self.lora.after_step(update, model)?;
         let due = merges_after(update + 1, self.params.merge_every);
         if due > self.merges {
-            self.merge(&mut model)?;
+            self.merge(&mut model);
             self.merges = due;
             self.notes.push(format!("update {}: merged and restarted the branches", update + 1));
         }
@@ -278,8 +310,10 @@ impl Method for Relora {
         std::mem::take(&mut self.notes)
     }
 
-    fn figures(&mut self) -> Vec<(&'static str, f64)> {
-        std::mem::take(&mut self.figures)
+    fn figures(&mut self) -> Result<Vec<(&'static str, f64)>, StageError> {
+        let mut figures = self.merged_ranks()?;
+        figures.extend(self.pruned_share()?.map(|share| ("pruned_share", share)));
+        Ok(figures)
     }
 
     fn save(&self, state: &mut State) {

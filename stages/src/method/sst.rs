@@ -25,7 +25,7 @@ use crate::{
         svd::{LinalgError, Svd, svd},
     },
     random::Rng,
-    train::{AdamHyper, AdamState, Method, State},
+    train::{AdamHyper, AdamState, Held, Method, State},
 };
 
 /// SST: all singular values, and the singular vectors of a few directions at a time.
@@ -57,8 +57,18 @@ impl MethodParams for SstParams {
         }
     }
 
+    /// The factors are the state, and the weight is made from them.
+    fn check_held(&self, weights: Held, state: Held, check: &mut Check<'_>) {
+        for (name, held) in [("weights_dtype", weights), ("state_dtype", state)] {
+            if held == Held::Bf16 {
+                let message = "singular vectors in bf16 are neither of unit length nor orthogonal, and sst needs both";
+                check.problem(name, message, format!("leave `{name}` out"));
+            }
+        }
+    }
+
     fn build(&self, setup: &MethodSetup) -> Box<dyn Method> {
-        Box::new(PerMatrix::<Sst>::new(SstConfig { params: *self, hyper: setup.hyper }, setup.seed))
+        Box::new(PerMatrix::<Sst>::new(SstConfig { params: *self, hyper: setup.hyper }, setup))
     }
 
     fn cost(&self, matrix: Matrix) -> Option<MatrixCost> {

@@ -62,9 +62,9 @@ impl Bench {
     fn new(params: &AnyMethod) -> Self {
         let device = Device::flex().autodiff();
         let hyper = AdamHyper::default();
-        let mut method = params.build(&MethodSetup { hyper, seed: 3 });
+        let mut method = params.build(&MethodSetup { hyper, state: Held::F32, seed: 3 });
         let model = method.attach(initial(&device)).unwrap();
-        let rest = Rest::new(hyper, method.rest());
+        let rest = Rest::new(hyper, method.rest(), burn::tensor::DType::F32);
         let rope = model.rope(8, &device);
         Self { device, method, rest, model, rope, done: 0 }
     }
@@ -255,18 +255,16 @@ fn the_state_of_every_optimizer_in_a_projection_is_as_large_as_predicted() {
         for proj_type in ["std", "reverse_std", "left", "right", "full"] {
             let text = serde_json::json!({ "rank": 24, "optimizer": optimizer, "proj_type": proj_type });
             let params: GaloreParams = serde_json::from_value(text).unwrap();
-            for shape in [[96, 200], [200, 96], [64, 64], [20, 8]] {
-                let mut matrix = galore::Galore::new(
-                    params.config(AdamHyper::default()),
-                    shape,
-                    &device,
-                    burn::tensor::DType::F32,
-                    1,
-                );
+            let held = [Held::F32, Held::Bf16];
+            for (shape, held) in
+                [[96, 200], [200, 96], [64, 64], [20, 8]].into_iter().flat_map(|s| held.map(|h| (s, h)))
+            {
+                let config = params.config(AdamHyper::default());
+                let mut matrix = galore::Galore::new(config, shape, &device, held.dtype(), 1);
                 let weight = Tensor::<2>::ones(shape, &device);
                 matrix.step(weight.clone(), &weight, 0.01).unwrap();
-                let cost = params.cost(Matrix { shape, float: 4 }).unwrap();
-                assert_eq!(cost.state_bytes, matrix.bytes() as u64, "{optimizer} {proj_type} {shape:?}");
+                let cost = params.cost(Matrix { shape, float: held.bytes() }).unwrap();
+                assert_eq!(cost.state_bytes, matrix.bytes() as u64, "{optimizer} {proj_type} {shape:?} {held:?}");
             }
         }
     }
@@ -313,12 +311,12 @@ fn merging_keeps_what_the_model_computes_and_prunes_the_moments() {
     assert!(b_is_zero);
 
     let mut reset = Bench::new(&AnyMethod::Relora(ReloraParams { reset_every: None, ..relora })).run(4);
-    let figures = reset.method.figures();
+    let figures = reset.method.figures().unwrap();
     let figure = |name: &str| figures.iter().find(|(found, _)| *found == name).unwrap().1;
     assert!(figure("pruned_share") > 0.98, "{figures:?}");
     // One branch was merged: its rank is that of the branch.
     assert_eq!(figure("merged_rank"), RANK as f64);
-    let twice = reset.run(3).method.figures();
+    let twice = reset.run(3).method.figures().unwrap();
     assert_eq!(twice.iter().find(|(found, _)| *found == "merged_rank").unwrap().1, 2.0 * RANK as f64);
 }
 
@@ -375,11 +373,14 @@ fn galore_and_fira_report_their_subspaces_and_a_clamped_rank() {
         assert_eq!(notes.len(), 14);
         assert_eq!(notes[0], "model.layers.0.self_attn.q_proj.weight: rank 20 is above the shorter side; 16 is used");
         bench.update();
-        assert_eq!(bench.method.figures().iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["captured_energy"]);
+        assert_eq!(
+            bench.method.figures().unwrap().iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["captured_energy"]
+        );
         bench.update();
-        assert_eq!(bench.method.figures(), []);
+        assert_eq!(bench.method.figures().unwrap(), []);
         bench.update();
-        let names: Vec<_> = bench.method.figures().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = bench.method.figures().unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["captured_energy", "subspace_overlap"]);
     }
 }
@@ -390,7 +391,7 @@ fn a_branch_larger_than_its_weight_is_refused() {
         AnyMethod::Lora(LoraParams { rank: 17, ..LoraParams::default() }),
         AnyMethod::LowRank(LowRankParams { rank: 17, ..LowRankParams::default() }),
     ] {
-        let mut method = params.build(&MethodSetup { hyper: AdamHyper::default(), seed: 3 });
+        let mut method = params.build(&MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 3 });
         let error = method.attach(initial(&Device::flex())).unwrap_err().to_string();
         insta::allow_duplicates! {
             insta::assert_snapshot!(error, @"rank 17 is above the shorter side of model.layers.0.self_attn.q_proj, which is 16 x 16");

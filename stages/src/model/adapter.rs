@@ -152,11 +152,11 @@ impl Adapter {
         y.reshape([rows, outputs]).mul_scalar(scale)
     }
 
-    /// What is merged into the weight: `scale * B A` `[out, in]`, in the factors' type and off the tape. Of several heads
+    /// What is merged into the weight: `scale * B A` `[out, in]`, in f32 and off the tape. Of several heads
     /// the mean, less what the weight has taken in already.
     #[must_use]
     pub fn delta(&self) -> Tensor<2> {
-        let plain = |factor: &Param<Tensor<2>>| factor.val().inner();
+        let plain = |factor: &Param<Tensor<2>>| ops::widened(factor.val().inner());
         // The product of stacked factors is the sum over heads.
         let scale = self.options.scale / self.options.heads.max(1) as f64;
         let product = |a, b| plain(b).matmul(plain(a)).mul_scalar(scale);

@@ -92,7 +92,7 @@ fn default_theta() -> f64 {
     ROPE_THETA
 }
 
-/// Writes a model folder. `tokenizer` is copied beside the weights.
+/// Writes a model folder, weights in bf16 if they are held in it and in f32 otherwise. `tokenizer` is copied beside them.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -119,7 +119,7 @@ pub fn save(model: &Llama, folder: &Utf8Path, tokenizer: Option<&Utf8Path>) -> R
         mlp_bias: false,
         bos_token_id: None,
         eos_token_id: None,
-        torch_dtype: "float32",
+        torch_dtype: if model.held() == DType::BF16 { "bfloat16" } else { "float32" },
         sepia_ranks: model.factor_ranks(),
     };
     let text = serde_json::to_string_pretty(&written).map_err(std::io::Error::other)?;
@@ -188,7 +188,7 @@ fn read_config(folder: &Utf8Path) -> Result<(LlamaConfig, FactorRanks), StageErr
     }
 }
 
-/// Reads a stored model: one `model.safetensors`, or several files and their index.
+/// Reads a stored model into f32: one `model.safetensors`, or several files and their index.
 ///
 /// # Errors
 /// When a file is missing or damaged, or a weight is missing, has another shape or an unknown dtype.
@@ -304,7 +304,7 @@ impl View for Stored {
 /// It comes to the host when it is written, one at a time.
 impl View for Weight {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        if self.tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 }
     }
 
     fn shape(&self) -> &[usize] {
@@ -312,11 +312,14 @@ impl View for Weight {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.tensor.clone().into_data().convert::<f32>().as_bytes().to_vec())
+        let data = self.tensor.clone().into_data();
+        let data = if data.dtype() == DType::BF16 { data } else { data.convert::<f32>() };
+        Cow::Owned(data.as_bytes().to_vec())
     }
 
     fn data_len(&self) -> usize {
-        4 * self.shape.iter().product::<usize>()
+        let width = if self.tensor.dtype() == DType::BF16 { 2 } else { 4 };
+        width * self.shape.iter().product::<usize>()
     }
 }
 
@@ -364,6 +367,24 @@ mod tests {
         let read = load(&folder, &Device::flex()).unwrap();
         assert_eq!(named_weights(&read), named_weights(&model()));
         save(&read, &folder, None).unwrap();
+        assert_eq!(fs_err::read(folder.join(WEIGHTS)).unwrap(), first);
+    }
+
+    #[test]
+    fn a_model_in_bf16_is_stored_so_and_read_without_loss() {
+        let (_temp, folder) = folder();
+        let narrow = model().held_in(DType::BF16);
+        save(&narrow, &folder, None).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_str(&fs_err::read_to_string(folder.join(CONFIG)).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], "bfloat16");
+        let first = fs_err::read(folder.join(WEIGHTS)).unwrap();
+        let file = SafeTensors::deserialize(&first).unwrap();
+        assert!(file.iter().all(|(_, view)| view.dtype() == Dtype::BF16));
+        assert_eq!(file.iter().map(|(_, view)| view.data().len()).sum::<usize>(), 2 * model().config().parameters());
+        let read = load(&folder, &Device::flex()).unwrap();
+        assert_eq!(named_weights(&read), named_weights(&narrow.held_in(DType::F32)));
+        save(&read.held_in(DType::BF16), &folder, None).unwrap();
         assert_eq!(fs_err::read(folder.join(WEIGHTS)).unwrap(), first);
     }
 

@@ -5,7 +5,7 @@
 //! is, and fields are named so that a parameter's path is its Hugging Face name. Activations stay two-dimensional,
 //! `[batch * seq, width]`, from the embedding to the head.
 //!
-//! Parameters are f32. A model that [computes in](Llama::computing_in) half precision casts the residual stream after the
+//! Parameters are f32, unless they are [held in](Llama::held_in) bf16. A model that [computes in](Llama::computing_in) half precision casts the residual stream after the
 //! embedding; every operation then follows the type of its input, see [`crate::ops`].
 
 use std::{cell::RefCell, sync::Arc};
@@ -209,8 +209,19 @@ impl Llama {
         mut watch: impl FnMut(&str, &Tensor<2>),
     ) -> Tensor<2> {
         let heads = self.heads(tokens.dims());
-        let mut x = self.embed(tokens);
+        let x = self.embed(tokens);
         watch("model.embed_tokens", &x);
+        self.forward_from(x, heads, rope, watch)
+    }
+
+    /// What follows the embedding: `[batch * seq, d_model]` to logits `[batch * seq, vocab_size]`.
+    pub fn forward_from(
+        &self,
+        mut x: Tensor<2>,
+        heads: Heads,
+        rope: &Rope,
+        mut watch: impl FnMut(&str, &Tensor<2>),
+    ) -> Tensor<2> {
         for (index, block) in self.model.layers.iter().enumerate() {
             x = block.attend(x, heads, rope, &mut |_, _| {});
             watch(&format!("model.layers.{index}.self_attn"), &x);
@@ -229,7 +240,8 @@ impl Llama {
     /// The first part of [`forward`](Self::forward): tokens `[batch, seq]` to `[batch * seq, d_model]`.
     #[must_use]
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<2> {
-        let x = ops::embedding(self.model.embed_tokens.weight.val(), tokens);
+        // Widened, so that the gradients of a token that occurs a thousand times are added up in f32.
+        let x = ops::embedding(ops::widened(self.model.embed_tokens.weight.val()), tokens);
         if ops::is_half(self.compute) { ops::cast(x, self.compute) } else { x }
     }
 

@@ -3,6 +3,7 @@
 mod adapter;
 mod config;
 mod factored;
+mod held;
 mod hf;
 mod llama;
 pub mod vision;

@@ -8,7 +8,10 @@ use schemars::JsonSchema;
 use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
-use crate::train::State;
+use crate::{
+    ops::{held, widened},
+    train::State,
+};
 
 /// Constants of Adafactor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,17 +52,22 @@ impl Factored {
         Self { row: zeros([m, 1]), col: zeros([1, n]), t: 0 }
     }
 
-    /// Takes in a gradient `[m, n]` and returns it divided by the root of the second moment, not yet clipped.
+    /// Takes in a gradient `[m, n]` in f32 or f64 and returns it divided by the root of the second moment, not yet clipped.
     #[must_use]
     pub fn normalise(&mut self, gradient: &Tensor<2>, config: &AdafactorConfig) -> Tensor<2> {
         self.t += 1;
         let keep = 1.0 - (self.t as f64).powf(config.decay_exponent);
         let squared = gradient.clone().square().add_scalar(config.eps);
         let (row, col) = (squared.clone().mean_dim(1), squared.mean_dim(0));
-        self.row.inplace(|old| old.mul_scalar(keep).add(row.mul_scalar(1.0 - keep)));
-        self.col.inplace(|old| old.mul_scalar(keep).add(col.mul_scalar(1.0 - keep)));
-        let row = self.row.clone().div(self.row.clone().mean_dim(0)).sqrt().recip(); // [m, 1]
-        let col = self.col.clone().sqrt().recip(); // [1, n]
+        let mixed = |old: Tensor<2>, new: Tensor<2>| {
+            let dtype = old.dtype();
+            held(widened(old).mul_scalar(keep).add(new.mul_scalar(1.0 - keep)), dtype)
+        };
+        self.row.inplace(|old| mixed(old, row));
+        self.col.inplace(|old| mixed(old, col));
+        let (row, col) = (widened(self.row.clone()), widened(self.col.clone()));
+        let row = row.clone().div(row.mean_dim(0)).sqrt().recip(); // [m, 1]
+        let col = col.sqrt().recip(); // [1, n]
         gradient.clone().mul(row).mul(col)
     }
 

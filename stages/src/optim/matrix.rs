@@ -7,14 +7,17 @@ use super::{
     adafactor::{AdafactorConfig, Factored, clip_rms},
     quant8::{EightBit, Quantised},
 };
-use crate::train::{AdamHyper, AdamState, State};
+use crate::{
+    ops::{held, is_half, widened},
+    train::{AdamHyper, AdamState, State},
+};
 
 /// Which optimiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MatrixOptimizer {
-    /// Adam with moments in the matrix's own type.
+    /// Adam.
     Adam(AdamHyper),
-    /// Adam with moments in 8 bits.
+    /// Adam with moments in 8 bits; small matrices keep theirs in f32.
     Adam8bit(AdamHyper, EightBit),
     /// Adafactor, with decoupled weight decay.
     Adafactor(AdafactorConfig, f64),
@@ -33,13 +36,13 @@ impl MatrixOptimizer {
         }
     }
 
-    /// Bytes that its state of a matrix will take, at so many bytes a number: what [`MatrixState::bytes`] says then.
+    /// Bytes that its state of a matrix will take, held in so many bytes a number: what [`MatrixState::bytes`] says then.
     #[must_use]
     pub fn state_bytes(&self, [m, n]: [usize; 2], float: u64) -> u64 {
         let count = (m * n) as u64;
         match self {
             Self::Adam(_) => 2 * count * float,
-            Self::Adam8bit(_, eight) if m * n < eight.min_size => 2 * count * float,
+            Self::Adam8bit(_, eight) if m * n < eight.min_size => 2 * count * 4,
             // A byte an entry and four a block, for both moments.
             Self::Adam8bit(_, eight) => 2 * (count + 4 * count.div_ceil(eight.block_size.max(1) as u64)),
             Self::Adafactor(config, _) => ((m + n) as u64 + if config.beta1 > 0.0 { count } else { 0 }) * float,
@@ -75,14 +78,16 @@ enum Kind {
 }
 
 impl MatrixState {
-    /// Nothing seen yet, for gradients `[m, n]`.
+    /// Nothing seen yet, for gradients `[m, n]` in f32 or f64; the state is held in `dtype`.
     #[must_use]
     pub fn new(config: MatrixOptimizer, shape: [usize; 2], device: &Device, dtype: DType) -> Self {
         let count = shape[0] * shape[1];
-        let adam = |hyper| Kind::Adam { hyper, moments: AdamState::new(&Tensor::zeros([count], (device, dtype))) };
+        let adam =
+            |hyper, dtype| Kind::Adam { hyper, moments: AdamState::new(&Tensor::zeros([count], (device, dtype))) };
+        let wide = if is_half(dtype) { DType::F32 } else { dtype };
         let kind = match config {
-            MatrixOptimizer::Adam(hyper) => adam(hyper),
-            MatrixOptimizer::Adam8bit(hyper, eight) if count < eight.min_size => adam(hyper),
+            MatrixOptimizer::Adam(hyper) => adam(hyper, dtype),
+            MatrixOptimizer::Adam8bit(hyper, eight) if count < eight.min_size => adam(hyper, wide),
             MatrixOptimizer::Adam8bit(hyper, eight) => Kind::Adam8bit {
                 hyper,
                 m: Quantised::zeros(count, eight.block_size, eight.table, true),
@@ -142,9 +147,10 @@ impl MatrixState {
                 let tensor = match first {
                     None => update,
                     Some(first) => {
+                        let dtype = first.dtype();
                         let fresh = update.mul_scalar(1.0 - config.beta1);
-                        first.inplace(|old| old.mul_scalar(config.beta1).add(fresh));
-                        first.clone()
+                        first.inplace(|old| held(widened(old).mul_scalar(config.beta1).add(fresh), dtype));
+                        widened(first.clone())
                     }
                 };
                 Direction { tensor, factor: 1.0 }

@@ -45,7 +45,7 @@ impl<M: MethodParams> Stage for Train<M> {
     }
 
     fn run(params: &Self::Params, knobs: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
-        let setup = MethodSetup { hyper: params.adam(), seed: ctx.rng_seed("method", 0) };
+        let setup = MethodSetup { hyper: params.adam(), state: params.state_dtype, seed: ctx.rng_seed("method", 0) };
         run_training(params, knobs, params.method.build(&setup).as_mut(), ctx)
     }
 }

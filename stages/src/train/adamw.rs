@@ -6,12 +6,12 @@
 //!   `w -= lr wd w`. The effective eps at step 1 is 32 times larger than torch's.
 //! - `Torch`: `w -= lr wd w`, then `w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{PIECE, on_host, simd, to_tensor};
+use crate::ops::{PIECE, held, on_host, simd, to_tensor, widened};
 
 /// Which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +45,10 @@ impl Default for AdamHyper {
 }
 
 /// The moments of one parameter, whatever its shape: all tensors are flat.
+///
+/// They may be held in bf16. An update then computes with them in f32 and rounds them when it puts them away; with
+/// `beta2` of 0.999 a second moment in bf16 grows and does not shrink, since a change of 1/1000 rounds to nothing. So it
+/// is in the public code of GaLore and Fira, too, whose moments are as wide as the weights.
 #[derive(Debug, Clone)]
 pub struct AdamState {
     /// Mean of gradients, `[n]`.
@@ -62,21 +66,28 @@ impl AdamState {
         Self { m: like.zeros_like(), v: like.zeros_like(), t: 0 }
     }
 
+    /// The same with moments that are held in `dtype` if that has 16 bits.
+    #[must_use]
+    pub fn held_in(like: &Tensor<1>, dtype: DType) -> Self {
+        Self { m: held(like.zeros_like(), dtype), v: held(like.zeros_like(), dtype), t: 0 }
+    }
+
     /// Bytes of the two moments.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         [&self.m, &self.v].map(|tensor| (tensor.shape().num_elements() * tensor.dtype().size()) as u64).iter().sum()
     }
 
-    /// One update: the new value of `param` `[n]` for its gradient `[n]`. On the CPU moments and parameter are changed
+    /// One update: the new value of `param` `[n]` for its gradient `[n]`, both in f32 or f64. On the CPU moments and parameter are changed
     /// in place, unless someone else holds them.
     #[must_use]
     pub fn step(&mut self, param: Tensor<1>, grad: Tensor<1>, lr: f64, hyper: &AdamHyper) -> Tensor<1> {
         self.t += 1;
         let coefficients = Coefficients::new(self.t, lr, hyper);
+        let dtype = self.m.dtype();
         // The gradient holds the moments' places while they are away.
-        let m = std::mem::replace(&mut self.m, grad.clone());
-        let v = std::mem::replace(&mut self.v, grad.clone());
+        let m = widened(std::mem::replace(&mut self.m, grad.clone()));
+        let v = widened(std::mem::replace(&mut self.v, grad.clone()));
         let (param, m, v) = match (on_host(param), on_host(m), on_host(v), on_host(grad)) {
             (Ok(mut param), Ok(mut m), Ok(mut v), Ok(grad)) => {
                 param
@@ -93,7 +104,7 @@ impl AdamState {
                 coefficients.on_tensors(back(param), back(m), back(v), back(grad))
             }
         };
-        (self.m, self.v) = (m, v);
+        (self.m, self.v) = (held(m, dtype), held(v, dtype));
         param
     }
 }
@@ -188,9 +199,10 @@ impl AdamState {
         self.t += 1;
         // The weight's part of the coefficients is not used: the direction is `m / (scale sqrt(v) + eps)`.
         let coefficients = Coefficients::new(self.t, 1.0, hyper);
+        let dtype = self.m.dtype();
         let away = Tensor::zeros([1], (&grad.device(), grad.dtype()));
-        let m = std::mem::replace(&mut self.m, away.clone());
-        let v = std::mem::replace(&mut self.v, away);
+        let m = widened(std::mem::replace(&mut self.m, away.clone()));
+        let v = widened(std::mem::replace(&mut self.v, away));
         let (direction, m, v) = match (on_host(m), on_host(v), on_host(grad)) {
             (Ok(mut m), Ok(mut v), Ok(mut grad)) => {
                 grad.storage_mut::<f32>()
@@ -205,7 +217,7 @@ impl AdamState {
                 coefficients.direction_on_tensors(back(m), back(v), back(grad))
             }
         };
-        (self.m, self.v) = (m, v);
+        (self.m, self.v) = (held(m, dtype), held(v, dtype));
         (direction, coefficients.rate)
     }
 }
@@ -262,6 +274,28 @@ mod tests {
                 assert!((found - expected).abs().max().into_scalar::<f32>() < 1e-6);
             }
         }
+    }
+
+    #[test]
+    fn moments_in_bf16_follow_those_in_f32_and_take_half_the_bytes() {
+        let device = Device::flex();
+        let random = |seed| {
+            let values = crate::random::Rng::new(seed).normal(1000, 1.0);
+            Tensor::<1>::from_data(TensorData::new(values, [1000]), &device)
+        };
+        let hyper = AdamHyper::default();
+        let (mut exact, mut narrow) = (random(1), random(1));
+        let mut states = [AdamState::new(&exact), AdamState::held_in(&narrow, DType::BF16)];
+        for seed in 2..12 {
+            exact = states[0].step(exact, random(seed), 0.1, &hyper);
+            narrow = states[1].step(narrow, random(seed), 0.1, &hyper);
+            let [(one, _), (other, _)] = states.clone().map(|mut state| state.direction(random(seed), &hyper));
+            assert!((one - other).abs().max().into_scalar::<f32>() < 0.05);
+        }
+        let apart = (exact - narrow).abs().max().into_scalar::<f32>();
+        assert!(apart > 0.0 && apart < 0.02, "{apart}");
+        assert_eq!(states.each_ref().map(AdamState::bytes), [8000, 4000]);
+        assert_eq!([states[1].m.dtype(), states[1].v.dtype()], [DType::BF16; 2]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{data::Split, random::Rng};
+use crate::{data::Split, ops::Occurrences, random::Rng};
 
 /// Windows of the training split, drawn anew for each step.
 ///
@@ -13,6 +13,8 @@ use crate::{data::Split, random::Rng};
 pub struct Batches {
     split: Split,
     seq_len: usize,
+    /// Size of the vocabulary, where batches say where each token of it occurs.
+    pub(super) counted: Option<usize>,
 }
 
 /// Inputs and targets of one forward pass.
@@ -22,18 +24,24 @@ pub struct Batch {
     pub inputs: Tensor<2, Int>,
     /// The tokens that follow each input, `[batch * seq]`.
     pub targets: Tensor<1, Int>,
+    /// Where the tokens of the input occur, where the embedding's gradient is summed over that.
+    pub occurrences: Option<Occurrences>,
 }
 
 impl Batch {
-    /// From windows of `seq + 1` tokens each, one after the other.
+    /// From windows of `seq + 1` tokens each, one after the other. With the size of the vocabulary `counted` it says where
+    /// each token occurs.
     #[must_use]
-    pub fn of_windows(windows: &[i32], seq: usize, device: &Device) -> Self {
+    pub fn of_windows(windows: &[i32], seq: usize, counted: Option<usize>, device: &Device) -> Self {
         let batch = windows.len() / (seq + 1);
         let part = |from: usize| -> Vec<i32> {
             windows.chunks_exact(seq + 1).flat_map(|window| &window[from..from + seq]).copied().collect()
         };
+        let inputs = part(0);
+        let plain = device.clone().without_autodiff();
         Self {
-            inputs: Tensor::from_data(TensorData::new(part(0), [batch, seq]), device),
+            occurrences: counted.map(|vocab_size| Occurrences::of(&inputs, vocab_size, &plain)),
+            inputs: Tensor::from_data(TensorData::new(inputs, [batch, seq]), device),
             targets: Tensor::from_data(TensorData::new(part(1), [batch * seq]), device),
         }
     }
@@ -43,7 +51,7 @@ impl Batches {
     /// Batches of a split that holds more than `seq_len` tokens.
     #[must_use]
     pub fn new(split: Split, seq_len: usize) -> Self {
-        Self { split, seq_len }
+        Self { split, seq_len, counted: None }
     }
 
     /// The batches of one step: `grad_accum` of `batch_size` windows each.
@@ -57,7 +65,7 @@ impl Batches {
                 for _ in 0..batch_size {
                     self.split.window(rng.below(starts) as usize, self.seq_len + 1, &mut windows);
                 }
-                Batch::of_windows(&windows, self.seq_len, device)
+                Batch::of_windows(&windows, self.seq_len, self.counted, device)
             })
             .collect()
     }

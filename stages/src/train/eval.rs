@@ -65,7 +65,7 @@ pub fn evaluate<E>(
         for window in 0..windows {
             split.window(start + window * seq, seq + 1, &mut tokens);
         }
-        let batch = Batch::of_windows(&tokens, seq, device);
+        let batch = Batch::of_windows(&tokens, seq, None, device);
         let logits = model.forward(batch.inputs, &rope);
         let sum = ops::cross_entropy_sum(logits, batch.targets).into_scalar::<f32>();
         found.add(f64::from(sum), (windows * seq) as u64);

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     model::Llama,
-    ops::{on_host, scale, sum_of_squares, to_tensor},
+    ops::{Occurrences, held, on_host, scale, sum_of_squares, to_tensor, widened},
 };
 
-/// Gradients by parameter path, flat, without autodiff.
+/// Gradients by parameter path, flat, without autodiff, as wide as the weights are held. Norms are computed in f32.
 #[derive(Debug, Default)]
 pub struct Gradients {
     /// Paths in the order of the forward pass.
@@ -69,6 +69,14 @@ impl Gradients {
         collect.found
     }
 
+    /// The gradient of the embedding, from that of the rows that it gave for a batch, `[batch * seq, d_model]`.
+    #[must_use]
+    pub fn of_embedding(model: &Llama, occurrences: &Occurrences, rows: Tensor<2>) -> Self {
+        let path = "model.embed_tokens.weight".to_owned();
+        let grad = held(occurrences.sum(rows), model.model.embed_tokens.weight.dtype());
+        Self { order: vec![path.clone()], by_path: [(path, grad.reshape([-1]))].into() }
+    }
+
     /// The gradients of several parts of a model, in the order of the forward pass.
     #[must_use]
     pub fn joined(parts: Vec<Self>) -> Self {
@@ -96,7 +104,7 @@ impl Gradients {
         let mut sums = Vec::with_capacity(self.order.len());
         let mut elsewhere = Vec::new();
         for grad in self.order.iter().filter_map(|path| self.by_path.get(path)) {
-            match on_host(grad.clone()) {
+            match on_host(widened(grad.clone())) {
                 Ok(host) => sums.push(sum_of_squares(host.storage::<f32>())),
                 Err(grad) => elsewhere.push((grad.clone() * grad).sum()),
             }
@@ -115,7 +123,8 @@ impl Gradients {
     /// `None` where there are no gradients.
     #[must_use]
     pub fn norm_on_device(&self) -> Option<Tensor<1>> {
-        let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| (grad.clone() * grad.clone()).sum()).collect();
+        let square = |grad: Tensor<1>| (grad.clone() * grad).sum();
+        let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| square(widened(grad.clone()))).collect();
         (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum().sqrt())
     }
 
@@ -123,10 +132,10 @@ impl Gradients {
     /// leaves the device.
     pub fn limit_on_device(&mut self, factor: Option<&Tensor<1>>, bad: &Tensor<1, Bool>) {
         for grad in self.by_path.values_mut() {
-            let count = grad.dims();
+            let (count, dtype) = (grad.dims(), grad.dtype());
             grad.inplace(|grad| {
                 let grad = match factor {
-                    Some(factor) => grad.mul(factor.clone()),
+                    Some(factor) => held(widened(grad).mul(factor.clone()), dtype),
                     None => grad,
                 };
                 grad.mask_fill(bad.clone().expand(count), 0.0)
@@ -194,8 +203,9 @@ impl ModuleMapper for Apply<'_> {
         param.map(|tensor| {
             let value = tensor.inner();
             let shape = value.dims();
-            // Neither is kept here: with one owner, the weight can be changed in place.
             let (device, dtype) = (value.device(), value.dtype());
+            // Neither is kept here: with one owner, the weight can be changed in place.
+            let (value, grad) = (widened(value), widened(grad));
             let updated = match shape[..] {
                 [rows, columns] if is_target(&path, D) => {
                     let target = Target { path: &path, update: self.update, lr: self.lr };
@@ -209,7 +219,7 @@ impl ModuleMapper for Apply<'_> {
                 self.failed.get_or_insert(error);
                 Tensor::zeros(shape, (&device, dtype))
             });
-            Tensor::from_inner(updated).require_grad()
+            Tensor::from_inner(held(updated, dtype)).require_grad()
         })
     }
 }

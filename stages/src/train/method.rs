@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use sepia_engine::stage::StageError;
 
 use super::{AdamHyper, AdamState, checkpoint::State};
@@ -41,7 +41,7 @@ pub trait Method: Send {
     }
 
     /// The new value of a targeted matrix `[out, in]`, from its value and its gradient: accumulated, averaged over the
-    /// step's tokens, clipped and finite. Both are without autodiff.
+    /// step's tokens, clipped and finite. All three are without autodiff, and in f32 whatever the weights are held in.
     ///
     /// # Errors
     /// When the update cannot be made.
@@ -82,9 +82,13 @@ pub trait Method: Send {
         Vec::new()
     }
 
-    /// Figures of the last update, to be recorded with it.
-    fn figures(&mut self) -> Vec<(&'static str, f64)> {
-        Vec::new()
+    /// Figures of the last update, and of those since the last call, to be recorded with it. What has to be read from the
+    /// device for them is read here, where the loss is read too, and not in an update.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn figures(&mut self) -> Result<Vec<(&'static str, f64)>, StageError> {
+        Ok(Vec::new())
     }
 
     /// Adds to `state` everything that later updates depend on.
@@ -101,14 +105,16 @@ pub trait Method: Send {
 #[derive(Debug)]
 pub struct Moments {
     hyper: AdamHyper,
+    /// What they are held in.
+    dtype: DType,
     states: BTreeMap<String, AdamState>,
 }
 
 impl Moments {
-    /// No moments yet.
+    /// No moments yet; they will be held in `dtype`.
     #[must_use]
-    pub fn new(hyper: AdamHyper) -> Self {
-        Self { hyper, states: BTreeMap::new() }
+    pub fn new(hyper: AdamHyper, dtype: DType) -> Self {
+        Self { hyper, dtype, states: BTreeMap::new() }
     }
 
     /// One update of the parameter at `path`, of any shape.
@@ -116,7 +122,7 @@ impl Moments {
         let shape = param.dims();
         let flat = param.reshape([-1]);
         if !self.states.contains_key(path) {
-            self.states.insert(path.to_owned(), AdamState::new(&flat));
+            self.states.insert(path.to_owned(), AdamState::held_in(&flat, self.dtype));
         }
         match self.states.get_mut(path) {
             Some(state) => state.step(flat, grad.reshape([-1]), lr, &self.hyper).reshape(shape),
@@ -167,10 +173,10 @@ pub struct FullAdamW {
 }
 
 impl FullAdamW {
-    /// Without moments yet.
+    /// Without moments yet; they will be held in `dtype`.
     #[must_use]
-    pub fn new(hyper: AdamHyper) -> Self {
-        Self { moments: Moments::new(hyper) }
+    pub fn new(hyper: AdamHyper, dtype: DType) -> Self {
+        Self { moments: Moments::new(hyper, dtype) }
     }
 }
 

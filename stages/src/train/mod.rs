@@ -11,6 +11,8 @@ pub(crate) mod estimate;
 mod eval;
 mod gradients;
 mod guard;
+mod held;
+mod initial;
 mod loss_scale;
 mod method;
 mod params;
@@ -29,6 +31,7 @@ pub use eval::{Evaluation, evaluate};
 pub use gradients::Gradients;
 #[cfg(test)]
 pub(crate) use gradients::{load_weights, save_weights};
+pub use held::Held;
 pub use method::{FullAdamW, Method, Moments, Target, is_target};
 pub use params::{TrainKnobs, TrainParams};
 pub use report::{Throughput, TimeShare, peak_memory_bytes};

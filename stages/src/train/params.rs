@@ -1,10 +1,10 @@
 //! What a manifest says about training.
 
 use schemars::JsonSchema;
-use sepia_engine::stage::Check;
+use sepia_engine::stage::{Check, Dtype};
 use serde::{Deserialize, Serialize};
 
-use super::{AdamFlavour, AdamHyper, Schedule, ScheduleKind};
+use super::{AdamFlavour, AdamHyper, Held, Schedule, ScheduleKind};
 use crate::{
     method::{FullParams, MethodParams},
     model::ModelParams,
@@ -63,6 +63,16 @@ pub struct TrainParams<M = FullParams> {
     /// difference between methods is never one between two AdamWs; or `torch`.
     #[serde(default)]
     pub adam: AdamFlavour,
+    /// What weights are held in, and their gradients with them. `f32`: master weights, of which `dtype = "bf16"` or `"f16"`
+    /// computes with a copy. `bf16`, with `dtype = "bf16"`: half the memory, and the model is stored in bf16; each update
+    /// is computed in f32 and rounded to the nearest, so what is below a 512th of a weight is lost, as it is in the public
+    /// code of GaLore and Fira, which trains this way.
+    #[serde(default, skip_serializing_if = "Held::is_default")]
+    pub weights_dtype: Held,
+    /// What the optimiser's state is held in: moments and the bases of projections. Updates are computed in f32 either way.
+    /// The public code of GaLore and Fira holds both in bf16. Moments in 8 bits and single figures stay what they are.
+    #[serde(default, skip_serializing_if = "Held::is_default")]
+    pub state_dtype: Held,
     /// Gradients longer than this (Euclidean norm over all parameters) are shortened to it; 0 turns it off. The papers
     /// clip the 7b model alone; 1.0 changes little in a run that goes well and saves one that does not.
     #[serde(default = "default_grad_clip")]
@@ -171,6 +181,7 @@ impl<M: MethodParams> TrainParams<M> {
         self.method.check("method", check);
         self.method.check_schedule("method", &self.schedule, check);
         self.method.check_batch("method", self.batch_size, check);
+        self.check_held(check);
         self.check_ranges(check);
         self.check_schedule(check);
         self.check_data(check);
@@ -195,6 +206,11 @@ impl<M: MethodParams> TrainParams<M> {
             let message = format!("`per_layer` never holds all gradients, which `{name}` needs");
             let none = if name == "grad_accum" { 1 } else { 0 };
             check.problem(name, message, format!("write {name} = {none}, or leave `per_layer` out"));
+        }
+        if self.per_layer && check.dtype() == Dtype::F16 {
+            let message =
+                "`per_layer` updates parts of the model before it is known whether a gradient overflows in f16";
+            check.problem("per_layer", message, "leave it out, or write dtype = \"bf16\"");
         }
         let mut range = |name: &str, value: f64, fits: bool, allowed: &str| {
             if !fits {
@@ -363,6 +379,11 @@ mod tests {
         );
         let fine = params(serde_json::json!({ "per_layer": true, "grad_clip": 0 }));
         assert_eq!(check(&fine, &data(256.0, 1e6)).1, Vec::<String>::new());
+        let facts = data(256.0, 1e6);
+        let mut check = Check::new(&facts, camino::Utf8Path::new(".")).computing_in(Dtype::F16);
+        fine.check(&mut check);
+        let [problem] = &check.finish().1[..] else { panic!("one problem") };
+        assert!(problem.message.ends_with("before it is known whether a gradient overflows in f16"), "{problem:?}");
     }
 
     #[test]

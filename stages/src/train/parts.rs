@@ -30,8 +30,21 @@ pub(super) struct Pass<'a> {
     pub(super) rope: &'a Rope,
     /// What the summed loss is divided by before the backward pass.
     pub(super) divisor: f64,
+    /// What it is multiplied by then, `[1]` off the tape, where that is not known here.
+    pub(super) scale: Option<&'a Tensor<1>>,
     /// Whether parts are run again instead of being kept.
     pub(super) recompute: bool,
+}
+
+impl Pass<'_> {
+    /// The backward pass from a summed loss `[1]`.
+    pub(super) fn tape(&self, loss: &Tensor<1>) -> Tape {
+        let loss = loss.clone().div_scalar(self.divisor);
+        match self.scale {
+            Some(scale) => loss.mul(Tensor::from_inner(scale.clone())).backward(),
+            None => loss.backward(),
+        }
+    }
 }
 
 /// What is kept of a part until the backward pass reaches it.
@@ -77,7 +90,7 @@ pub(super) fn step(
     };
     let logits = model.head(leaf.clone());
     let loss = ops::cross_entropy_sum(logits, pass.batch.targets.clone());
-    let mut tape = loss.clone().div_scalar(pass.divisor).backward();
+    let mut tape = pass.tape(&loss);
     let loss = loss.inner();
     let mut input = Some(leaf);
     let after = clock.as_ref().map(|clock| clock.now());
@@ -87,6 +100,11 @@ pub(super) fn step(
         drop(tape);
         model = apply(model, gradients, &loss)?;
         let (Some(part), Some(below)) = (parts.pop(), below) else { break };
+        if let (None, Some(occurrences)) = (&part.input, &pass.batch.occurrences) {
+            let gradients = Gradients::of_embedding(&model, occurrences, below);
+            model = apply(model, gradients, &loss)?;
+            break;
+        }
         (tape, input) = part.backward(&model, pass, parts.len(), below, clock.as_ref());
     }
     if let (Some(clock), Some((update, drawn))) = (clock, after) {
@@ -98,9 +116,15 @@ pub(super) fn step(
 /// The parts before the head, and the leaf that stands for the head's input.
 fn forward_on_tapes(model: &Llama, pass: Pass<'_>) -> (Vec<Part>, Tensor<2>) {
     let heads = model.heads(pass.batch.inputs.dims());
-    let output = model.embed(pass.batch.inputs.clone());
-    let mut leaf = cut(&output);
-    let mut parts = vec![Part { input: None, output: Some(output), clock: (0, 0) }];
+    let (output, mut leaf) = match pass.batch.occurrences {
+        None => {
+            let output = model.embed(pass.batch.inputs.clone());
+            let leaf = cut(&output);
+            (Some(output), leaf)
+        }
+        Some(_) => (None, embedded(model, pass.batch)),
+    };
+    let mut parts = vec![Part { input: None, output, clock: (0, 0) }];
     for block in &model.model.layers {
         let output = block.forward(leaf.clone(), heads, pass.rope);
         let next = cut(&output);
@@ -155,6 +179,11 @@ impl Part {
         // The sum of products has the wanted gradient, one times `below`, whatever the output is.
         ((output * Tensor::from_inner(below)).sum().backward(), self.input)
     }
+}
+
+/// What the embedding gives for a batch, as a leaf: its gradient is summed over [occurrences](crate::ops::Occurrences).
+pub(super) fn embedded(model: &Llama, batch: &Batch) -> Tensor<2> {
+    leaf_of(model.valid().embed(batch.inputs.clone().inner()))
 }
 
 /// An output as a leaf, off its tape.

@@ -15,10 +15,11 @@ use super::{
     eval::{Evaluation, evaluate},
     gradients::{load_weights, save_weights},
     guard::Guard,
-    loss_scale::LossScale,
+    initial::initial_model,
+    loss_scale::{LossScale, LossScaleOnDevice},
     parts::{self, Pass},
     report::{Throughput, TimeShare, peak_memory_bytes},
-    unread::Unread,
+    unread::{Figures, Unread},
 };
 use crate::{
     data::{Split, TokenFolder, unigram_loss},
@@ -68,6 +69,8 @@ struct Run<'a, 'b, M> {
     guard: Guard,
     /// For f16.
     loss_scale: Option<LossScale>,
+    /// The same where the last update left it on the device: then that is what holds.
+    scale_there: Option<LossScaleOnDevice>,
     /// Whether loss and norm stay on the device until they are logged: wherever to read them is to wait.
     leaves_unread: bool,
     unread: Unread,
@@ -83,8 +86,8 @@ struct Run<'a, 'b, M> {
 enum Told {
     /// The mean loss per token, the norm of the gradient before clipping, and the parameter where it is not finite.
     Read { loss: f64, norm: f64, bad: Option<String> },
-    /// Mean loss and norm, each `[1]`, still on the device.
-    Unread(Box<[Tensor<1>; 2]>),
+    /// Still on the device.
+    Unread(Box<Figures>),
 }
 
 impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
@@ -97,28 +100,24 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let begun = (ctx.device() != stage::Device::Cpu).then(Instant::now);
         let (device, dtype) = device::open_in(ctx)?;
         let device = device.autodiff();
-        if dtype == DType::F16 && params.per_layer {
-            let message =
-                "`per_layer` updates parts of the model before it is known whether a gradient overflows in f16";
-            return Err(StageError::new(message).param("per_layer").help("leave it out, or write dtype = \"bf16\""));
-        }
         let data = TokenFolder::open(&ctx.input("data")?)?;
         if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {
             return Err(StageError::new(message).param(param).help("lower batch_size or seq_len, or add text"));
         }
         let (train, validation) = (data.train()?, data.validation()?);
         let unigram_loss = unigram_loss(&train, &validation, data.meta.vocab_size);
-        let model = method.attach(initial_model(params, &data, ctx, &device)?.computing_in(dtype))?;
+        let model = initial_model(params, &data, ctx, &device)?.computing_in(dtype);
+        let model = method.attach(model.held_in(params.weights_dtype.dtype()))?;
         let mut run = Self {
             rope: model.rope(params.seq_len, &device),
             batches: Batches::new(train, params.seq_len),
-            rest: Rest::new(params.adam(), method.rest()),
+            rest: Rest::new(params.adam(), method.rest(), params.state_dtype.dtype()),
             ranks: StableRanks::default(),
             rank_time: TimeShare::default(),
             guard: Guard::default(),
             loss_scale: (dtype == DType::F16).then(LossScale::default),
-            // Overflows of f16 decide about the next update, so they must be known.
-            leaves_unread: ctx.device() != stage::Device::Cpu && dtype != DType::F16,
+            scale_there: None,
+            leaves_unread: ctx.device() != stage::Device::Cpu,
             unread: Unread::default(),
             last: (f64::NAN, f64::NAN),
             begun,
@@ -132,6 +131,9 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             validation,
             unigram_loss,
         };
+        if run.leaves_unread {
+            run.batches.counted = Some(model.config().vocab_size);
+        }
         let model = run.resume(model)?;
         Ok((run, model))
     }
@@ -177,13 +179,15 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         };
         let made = match told {
             Told::Unread(figures) => {
-                let [loss, norm] = *figures;
-                self.unread.push(self.done + 1, loss, norm);
+                self.unread.push(self.done + 1, *figures);
                 true
             }
             Told::Read { loss, norm, bad } => {
                 self.last = (loss, norm);
                 let made = loss.is_finite() && norm.is_finite();
+                if made && let Some(scale) = &mut self.loss_scale {
+                    scale.made();
+                }
                 // A gradient too large for f16 is what its scale is for, a loss too large is not.
                 let overflown = !made && loss.is_finite() && self.loss_scale.as_mut().is_some_and(LossScale::overflows);
                 if !made && !overflown {
@@ -194,9 +198,6 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             }
         };
         if made {
-            if let Some(scale) = &mut self.loss_scale {
-                scale.made();
-            }
             model = self.method.after_step(self.done, model)?;
             for note in self.method.notes() {
                 self.ctx.note(&note);
@@ -214,6 +215,14 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         if let Some(last) = self.unread.read(&mut self.guard)? {
             self.last = last;
         }
+        self.read_scale()
+    }
+
+    /// Takes the loss scale back from the device.
+    fn read_scale(&mut self) -> Result<(), StageError> {
+        if let Some(there) = self.scale_there.take() {
+            self.loss_scale = Some(there.read()?);
+        }
         Ok(())
     }
 
@@ -229,16 +238,31 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         self.leaves_unread && !self.method.reads_device()
     }
 
+    /// Puts the loss scale onto the device, where it is not there yet.
+    fn put_scale(&mut self) {
+        if let (Some(scale), None) = (&self.loss_scale, &self.scale_there) {
+            let device = self.device.clone().without_autodiff();
+            self.scale_there = Some(LossScaleOnDevice::new(scale, &device));
+        }
+    }
+
     fn update_whole(&mut self, mut model: Llama, batches: &[Batch]) -> Result<(Llama, Told), StageError> {
         let params = self.params;
         let tokens = params.tokens_per_step() as f64;
-        let scale = self.loss_scale.map_or(1.0, |scale| scale.factor());
+        let leaves_unread = self.leaves_unread();
+        if leaves_unread {
+            self.put_scale();
+        } else {
+            self.read_scale()?;
+        }
+        let there = self.scale_there.as_ref().map(LossScaleOnDevice::factor);
+        let scale = self.loss_scale.filter(|_| there.is_none()).map_or(1.0, |scale| scale.factor());
         let mut losses = Vec::with_capacity(batches.len());
         let mut gradients: Option<Gradients> = None;
         for batch in batches {
             // Divided by the tokens of the whole update: gradients of its batches then simply add up.
-            let pass =
-                Pass { batch, rope: &self.rope, divisor: tokens / scale, recompute: params.gradient_checkpointing };
+            let (divisor, recompute) = (tokens / scale, params.gradient_checkpointing);
+            let pass = Pass { batch, rope: &self.rope, divisor, scale: there.as_ref(), recompute };
             let (found, loss);
             (model, found, loss) = gradients_of(model, pass)?;
             losses.push(loss);
@@ -248,17 +272,27 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             }
         }
         let mut gradients = gradients.unwrap_or_default();
-        if self.leaves_unread()
+        if leaves_unread
             && let Some(norm) = gradients.norm_on_device()
             && let Some(loss) = losses.iter().cloned().reduce(Tensor::add)
         {
             let loss = loss.div_scalar(tokens);
+            let unscale = there.map(Tensor::recip);
+            let norm = match &unscale {
+                Some(unscale) => norm.mul(unscale.clone()),
+                None => norm,
+            };
             let factor = (params.grad_clip > 0.0)
                 .then(|| norm.clone().add_scalar(1e-6).recip().mul_scalar(params.grad_clip).clamp_max(1.0));
+            let factor = match (factor, unscale) {
+                (Some(factor), Some(unscale)) => Some(factor.mul(unscale)),
+                (factor, unscale) => factor.or(unscale),
+            };
+            let excused = self.scale_there.as_mut().map(|scale| scale.take_note(&loss, &norm));
             gradients.limit_on_device(factor.as_ref(), &not_finite(&loss, &norm));
             let rates = self.rates();
             model = gradients.apply(model, self.method, &mut self.rest, rates)?;
-            return Ok((model, Told::Unread(Box::new([loss, norm]))));
+            return Ok((model, Told::Unread(Box::new(Figures { loss, norm, excused }))));
         }
         let loss = losses.into_iter().map(|loss| f64::from(loss.into_scalar::<f32>())).sum::<f64>() / tokens;
         let (norm, bad) = gradients.norm();
@@ -281,7 +315,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let (rates, tokens) = (self.rates(), self.params.tokens_per_step() as f64);
         let leaves_unread = self.leaves_unread();
         let Self { method, rest, rope, params, .. } = self;
-        let pass = Pass { batch, rope, divisor: tokens, recompute: params.gradient_checkpointing };
+        let pass = Pass { batch, rope, divisor: tokens, scale: None, recompute: params.gradient_checkpointing };
         if leaves_unread {
             let mut squares: Option<Tensor<1>> = None;
             let (model, loss) = parts::step(model, pass, |model, mut gradients, loss| {
@@ -295,7 +329,8 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
                 gradients.apply(model, &mut **method, rest, rates)
             })?;
             let norm = squares.map_or_else(|| loss.zeros_like(), Tensor::sqrt);
-            return Ok((model, Told::Unread(Box::new([loss.div_scalar(tokens), norm]))));
+            let figures = Figures { loss: loss.div_scalar(tokens), norm, excused: None };
+            return Ok((model, Told::Unread(Box::new(figures))));
         }
         let (mut squares, mut bad) = (0.0, None);
         let mut total = None;
@@ -333,7 +368,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
         let lr = self.params.lr * self.params.schedule().multiplier(self.done - 1);
         let mut figures = vec![("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("tokens_per_second", rate)];
         figures.extend(self.loss_scale.map(|scale| ("loss_scale", scale.factor())));
-        figures.extend(self.method.figures());
+        figures.extend(self.method.figures()?);
         for (name, value) in figures {
             self.ctx.metric(name, self.done, value)?;
         }
@@ -366,9 +401,12 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     }
 
     fn checkpoint(&mut self, model: &Llama) -> Result<(), StageError> {
-        let Self { ctx, method, rest, ranks, guard, loss_scale, unread, device, done, .. } = self;
+        let Self { ctx, method, rest, ranks, guard, loss_scale, scale_there, unread, device, done, .. } = self;
         ctx.checkpoint(*done, |folder| {
             let _ = unread.read(guard)?;
+            if let Some(there) = scale_there.take() {
+                *loss_scale = Some(there.read()?);
+            }
             let mut state = State::new(&device.clone().without_autodiff());
             save_weights(model, &mut state);
             method.save(&mut state);
@@ -427,11 +465,19 @@ fn gradients_of(model: Llama, pass: Pass<'_>) -> Result<(Llama, Gradients, Tenso
     if pass.recompute {
         return parts::gradients(model, pass);
     }
-    let logits = model.forward(pass.batch.inputs.clone(), pass.rope);
-    let loss = ops::cross_entropy_sum(logits, pass.batch.targets.clone());
-    let mut tape = loss.clone().div_scalar(pass.divisor).backward();
-    let found = Gradients::collect(&model, &mut tape);
-    Ok((model, found, loss.inner()))
+    let loss_of = |logits| ops::cross_entropy_sum(logits, pass.batch.targets.clone());
+    let Some(occurrences) = &pass.batch.occurrences else {
+        let loss = loss_of(model.forward(pass.batch.inputs.clone(), pass.rope));
+        let found = Gradients::collect(&model, &mut pass.tape(&loss));
+        return Ok((model, found, loss.inner()));
+    };
+    let (leaf, heads) = (parts::embedded(&model, pass.batch), model.heads(pass.batch.inputs.dims()));
+    let loss = loss_of(model.forward_from(leaf.clone(), heads, pass.rope, |_, _| {}));
+    let mut tape = pass.tape(&loss);
+    let mut found = vec![Gradients::collect(&model, &mut tape)];
+    found.extend(leaf.grad_remove(&mut tape).map(|rows| Gradients::of_embedding(&model, occurrences, rows)));
+    found.reverse();
+    Ok((model, Gradients::joined(found), loss.inner()))
 }
 
 /// `[1]`: whether the loss or the norm is infinite or NaN.
@@ -443,43 +489,6 @@ fn not_finite(loss: &Tensor<1>, norm: &Tensor<1>) -> Tensor<1, Bool> {
 fn all_finite(x: &Tensor<2>) -> bool {
     // One infinity or NaN makes the sum of absolute values infinite or NaN.
     ops::widened(x.clone()).abs().sum().into_scalar::<f32>().is_finite()
-}
-
-/// The model of the input `init`, or a new one.
-fn initial_model<M: MethodParams>(
-    params: &TrainParams<M>,
-    data: &TokenFolder,
-    ctx: &StageContext<'_>,
-    device: &Device,
-) -> Result<Llama, StageError> {
-    let vocab_size = data.meta.vocab_size;
-    if let Some(folder) = ctx.input_opt("init") {
-        if !params.model.is_empty() {
-            let message = "the model's sizes come from the input `init`";
-            return Err(StageError::new(message).param("model").help("leave `model` out"));
-        }
-        let model = model::load(&folder, device)?;
-        if !model.factor_ranks().is_empty() {
-            let message = "the model of `init` is factored, and training begins from whole matrices";
-            return Err(StageError::new(message).help("connect the model as it was before `factorize`"));
-        }
-        if model.config().vocab_size < vocab_size {
-            let known = model.config().vocab_size;
-            let message = format!("the data has {vocab_size} token ids, but the model of `init` knows {known}");
-            return Err(StageError::new(message).help("use the tokenizer that the model was trained with"));
-        }
-        return Ok(model);
-    }
-    let config = params.model.config(vocab_size, params.seq_len).ok_or_else(|| {
-        StageError::new("the model's sizes are not complete")
-            .param("model")
-            .help("name a preset, { preset = \"9m\" }, or give d_model, n_layer and n_head")
-    })?;
-    if config.vocab_size < vocab_size {
-        let message = format!("vocab_size {} is below that of the data, {vocab_size}", config.vocab_size);
-        return Err(StageError::new(message).param("model.vocab_size").help("leave it out to take the data's"));
-    }
-    Ok(Llama::new(config, |name| ctx.rng_seed(&format!("init {name}"), 0), device))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The loop as it runs on a GPU: figures stay on the device until they are logged.
 
 use camino::Utf8PathBuf;
-use sepia_engine::stage::{MetricPoint, parse_metrics};
+use sepia_engine::stage::{Dtype, Job, MetricPoint, parse_metrics};
 
 use super::*;
 use crate::{
@@ -31,17 +31,33 @@ fn train(
     unread: bool,
     log_every: u64,
 ) -> Result<Vec<MetricPoint>, StageError> {
+    train_in(Dtype::F32, bench, name, params, unread, log_every)
+}
+
+fn train_in(
+    dtype: Dtype,
+    bench: &Bench,
+    name: &str,
+    params: serde_json::Value,
+    unread: bool,
+    log_every: u64,
+) -> Result<Vec<MetricPoint>, StageError> {
     let data = bench.path("data");
-    let job = bench.job(name, &[("data", &data)], &["model"]);
+    let job = Job { dtype, ..bench.job(name, &[("data", &data)], &["model"]) };
     let (metrics, mut sink) = (job.metrics.clone(), Recorder::default());
     let stop = sink.stop.clone();
     let mut ctx = StageContext::new(job, &mut sink, stop)?;
     let params: TrainParams<AnyMethod> = serde_json::from_value(params).unwrap();
-    let mut method = params.method.build(&MethodSetup { hyper: params.adam(), seed: 3 });
+    let mut method = params.method.build(&MethodSetup { hyper: params.adam(), state: params.state_dtype, seed: 3 });
     let knobs = TrainKnobs { log_every };
     let done = Run::new(&params, &knobs, method.as_mut(), &mut ctx).and_then(|(mut run, model)| {
         run.leaves_unread = unread;
+        run.batches.counted = unread.then_some(32);
         run.begun = unread.then(Instant::now);
+        if let Some(scale) = &mut run.loss_scale {
+            // As far as it goes: a gradient overflows.
+            *scale = LossScale::largest();
+        }
         run.train(model)
     });
     ctx.finish()?;
@@ -98,6 +114,60 @@ fn figures_left_on_the_device_are_those_that_are_read_at_once() {
         }
         assert_eq!(result(&left, "val_loss"), result(&seldom, "val_loss"));
         assert!(result(&left, "startup_seconds") > 0.0);
+    }
+}
+
+/// The loss scale of f16 and the overflows that decide about it stay on the device, too.
+#[test]
+fn overflows_that_nobody_reads_lower_the_scale_as_those_that_are_read() {
+    let bench = Bench::new();
+    tokens(&bench);
+    for (index, (method, more)) in [
+        ("full", serde_json::json!({})),
+        ("full", serde_json::json!({ "grad_accum": 2, "grad_clip": 0.0, "gradient_checkpointing": true })),
+        // Every fifth update is read, since a new basis is found then.
+        ("galore", serde_json::json!({})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = |unread, log_every| {
+            let name = format!("scaled-{index}-{unread}-{log_every}");
+            train_in(Dtype::F16, &bench, &name, params(method, more.clone()), unread, log_every).unwrap()
+        };
+        let (at_once, left, seldom) = (run(false, 1), run(true, 1), run(true, 5));
+        let overflowed = result(&at_once, "overflowed_updates");
+        assert!((1.0..11.0).contains(&overflowed), "{overflowed}");
+        for found in [&left, &seldom] {
+            assert_eq!(result(found, "overflowed_updates"), overflowed, "{method}");
+            assert_eq!(result(found, "skipped_updates"), 0.0, "{method}");
+        }
+        assert_eq!(figures(&at_once, "loss_scale"), figures(&left, "loss_scale"), "{method}");
+        assert_eq!(figures(&left, "loss_scale").last(), figures(&seldom, "loss_scale").last(), "{method}");
+        assert_eq!(result(&left, "val_loss"), result(&seldom, "val_loss"), "{method}");
+        let apart = (result(&left, "val_loss") / result(&at_once, "val_loss") - 1.0).abs();
+        assert!(apart < 0.1, "{method}: {apart}");
+    }
+}
+
+/// What is held in bf16 goes the same way there.
+#[test]
+fn weights_in_bf16_are_trained_on_the_device_as_on_the_host() {
+    let bench = Bench::new();
+    tokens(&bench);
+    for (index, more) in
+        [serde_json::json!({}), serde_json::json!({ "per_layer": true, "grad_clip": 0.0 })].into_iter().enumerate()
+    {
+        let mut params = params("galore", more);
+        (params["weights_dtype"], params["state_dtype"]) = ("bf16".into(), "bf16".into());
+        let [at_once, left] = [false, true].map(|unread| {
+            train_in(Dtype::Bf16, &bench, &format!("narrow-{index}-{unread}"), params.clone(), unread, 1).unwrap()
+        });
+        for name in ["loss", "grad_norm"] {
+            for (expected, found) in figures(&at_once, name).iter().zip(&figures(&left, name)) {
+                assert!((expected.1 - found.1).abs() < 5e-2 * expected.1, "{name}: {expected:?} {found:?}");
+            }
+        }
     }
 }
 
