@@ -76,7 +76,7 @@ fn a_search_over_lambda_ends_with_the_smallest_that_is_accurate_enough() {
 fn the_factors_of_a_trained_network_learn_from_it_and_are_evaluated_against_it() {
     let project = smoke("pela.toml");
     assert!(figure(&project, "evaluate", "parameters_ratio") > 1.8);
-    assert_eq!(figure(&project, "evaluate", "parameters"), figure(&project, "evaluate-plain", "parameters"));
+    assert!(figure(&project, "evaluate-plain", "parameters_ratio") > 1.8);
     // Without its teacher it is refused before anything runs, where it is asked for.
     let text = std::fs::read_to_string(project.path("pela.toml")).unwrap();
     project.write("alone.toml", &text.replace(", teacher = \"dense.model\"", ""));
