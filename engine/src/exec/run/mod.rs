@@ -147,6 +147,7 @@ pub fn run(
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
         fetcher,
+        owner: format!("process {}, run {}", std::process::id(), record.run),
         record,
         recorder,
         listeners,
@@ -199,6 +200,8 @@ struct Run<'a, 'l> {
     lookup: Lookup,
     /// Brings outputs from a remote.
     fetcher: Option<Fetcher>,
+    /// What the locks of this run say of it.
+    owner: String,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],
