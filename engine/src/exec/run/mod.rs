@@ -255,10 +255,12 @@ impl Run<'_, '_> {
                 return Ok(());
             }
             self.recorder.flush();
-            if let Some(committer) = self.committer.as_ref().filter(|_| self.running.is_empty()) {
-                committer.now();
+            let mut patience = POLL;
+            if let Some(committer) = &mut self.committer {
+                committer.pass_on(self.running.is_empty());
+                patience = patience.min(committer.patience());
             }
-            match wakes.recv_timeout(POLL) {
+            match wakes.recv_timeout(patience) {
                 Ok(wake) => {
                     self.take(wake)?;
                     // Whatever else came meanwhile, before anything new is started.
