@@ -238,7 +238,7 @@ impl Run<'_, '_> {
             let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
             fs_err::create_dir_all(self.record.logs(&self.store)?)?;
-            self.record.gather_provenance(&self.options.program, &self.plan.folder);
+            self.record.gather_provenance(&self.store, &self.options.program, &self.plan.folder);
         }
         Ok(())
     }
