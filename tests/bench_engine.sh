@@ -4,6 +4,8 @@
 # Medians of several runs; exit code 1 if a bar is missed. Run it on an idle machine (it prints the load), in a folder on
 # the disk that matters (TMPDIR). Chains are compared with a loop of the shell, fan-outs with as many programs at once as
 # sepia starts. What a commit costs is measured on tmpfs, since a disk takes longer to write 1 GiB than anything else here.
+# Stores are removed only at the end, and a case begins a minute after anything was: ext4 without a journal takes the longer to
+# make a file the more were removed in the last minute, which nobody does to a store that is in use.
 # Results belong in BENCHMARKS.md, with machine and date.
 # What the parts of the store cost, one by one: cargo bench -p sepia-cache.
 set -euo pipefail
@@ -53,10 +55,19 @@ def bar(what, value, limit, unit, floor=False):
         missed.append(what)
     print(f"{'held' if good else 'MISSED':>8}  {what}: {value:.3g} {unit} ({'at least' if floor else 'at most'} {limit:g})", flush=True)
 
-def drop(store):
-    if os.path.exists(store):
-        subprocess.run(["chmod", "-R", "u+w", store], check=True)
-        shutil.rmtree(store)
+removed = 0.0
+
+def drop(*folders):
+    "Removes what a case left."
+    global removed
+    for folder in filter(os.path.exists, folders):
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+        shutil.rmtree(folder)
+        removed = time.monotonic()
+
+def settle():
+    if removed:
+        time.sleep(max(0.0, removed + 61 - time.monotonic()))
 
 def loop(n, at_once):
     "The same programs without an engine: one after the other as a chain must, or as many at once as sepia runs of a fan-out."
@@ -66,7 +77,7 @@ def loop(n, at_once):
 
 def trivial():
     print(f"{'case':<12}{'cold s':>9}{'stages/s':>10}{'x bash':>8}{'cpu ms/stage':>14}{'beyond spawn':>14}{'no-op ms':>10}{'cpu':>7}{'plan ms':>9}{'MiB':>6}")
-    beyond = {}
+    beyond, stores = {}, []
     for n in (100, 1000, 5000):
         bare = {at_once: [loop(n, at_once) for _ in range(3)] for at_once in (1, jobs)}
         for shape in ("chain", "fan", "sweep"):
@@ -93,8 +104,13 @@ def trivial():
                 bar("fan1000, trivial stages a second", n / wall, 1000, "stages/s", floor=True)
             if name == "chain1000":
                 bar("chain1000, a dependency step", wall / n * 1000, 5, "ms")
-            drop(store)
+            stores.append(store)
     bar("engine CPU beyond the spawn, 5,000 against 1,000 (fan-out)", beyond["fan5000"] - beyond["fan1000"], 0.15, "ms a stage more")
+    # What a run costs once (a store is made, the binary is hashed) is most of what 100 stages seem to cost.
+    each = (1000 * beyond["fan1000"] - 100 * beyond["fan100"]) / 900
+    print(f"fan-out: {each:.2f} ms for each further stage from 100 to 1,000, {100 * beyond['fan100'] - 100 * each:.0f} ms for a run")
+    bar("engine CPU beyond the spawn of each further stage, 100 to 1,000 (fan-out)", each, 0.5, "ms a stage")
+    drop(*stores)
 
 def cutoff():
     manifest("chain", 1000)
@@ -110,17 +126,22 @@ def cutoff():
 
 def produced(script, folder):
     "What a program costs by itself, synced, and as a stage of a store in `folder`: medians of five, in seconds."
-    store, output = os.path.join(folder, ".store"), os.path.join(folder, "o")
     with open("m.toml", "w") as file:
         file.write(f'[stages.s]\nkind = "command"\nargv = ["sh", "-c", "{script}"]\noutputs = {{ o = "o" }}\n')
-    bare, full = [], []
-    for _ in range(5):
+    bare, full, made = [], [], []
+    for i in range(5):
+        store, alone = os.path.join(folder, f".store{i}"), os.path.join(folder, f"alone{i}")
+        os.mkdir(alone)
         os.sync()
-        bare.append(timed(["sh", "-c", f"cd {folder}; {script}; sync -f o"])[0])
-        subprocess.run(["rm", "-rf", output], check=True)
+        bare.append(timed(["sh", "-c", f"cd {alone}; {script}; sync -f o"])[0])
         os.sync()
         full.append(timed([sepia, "run", "m.toml", "--store", store])[0])
-        drop(store)
+        # On a disk it is left for the end, in memory there is not room for all.
+        if folder.startswith("/dev/shm"):
+            drop(store, alone)
+        else:
+            made += [store, alone]
+    drop(*made)
     return median(bare), median(full)
 
 def in_memory():
@@ -177,6 +198,7 @@ def many():
 
 print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {subprocess.run([sepia, '--version'], capture_output=True, text=True).stdout.strip()}")
 for case in cases:
+    settle()
     {"trivial": trivial, "cutoff": cutoff, "large": large, "many": many}[case]()
 print("all bars held" if not missed else f"missed: {len(missed)}")
 sys.exit(bool(missed))

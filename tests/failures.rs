@@ -124,6 +124,8 @@ fn only_runs_nothing_but_the_targets() {
     assert_eq!(project.ran(), ["train"]);
     assert_eq!(project.sepia(&["run", "tiny.toml", "train", "--downstream", "--force", "train"]).code, 0);
     assert_eq!(project.ran(), ["train", "evaluate", "ranks"]);
+    assert_eq!(project.sepia(&["run", "tiny.toml", "r*", "--force", "*k?"]).code, 0);
+    assert_eq!(project.ran(), ["ranks"]);
     let unknown = project.sepia(&["run", "tiny.toml", "trian"]);
     assert_eq!(unknown.code, 2);
     assert!(unknown.err.contains("did you mean `train`?"), "{}", unknown.err);

@@ -51,9 +51,18 @@ const TRAIN_STARTED: &str = "\"started\",\"node\":\"train\"";
 
 #[test]
 fn ctrl_c_saves_a_checkpoint_and_the_next_run_ends_with_the_same_bytes() {
+    stops_and_goes_on(Signal::INT);
+}
+
+#[test]
+fn a_request_to_terminate_does_what_ctrl_c_does() {
+    stops_and_goes_on(Signal::TERM);
+}
+
+fn stops_and_goes_on(with: Signal) {
     let (project, whole, output) = interrupted(|project, child| {
         wait_until(|| told(project, TRAIN_STARTED));
-        signal(child, Signal::INT);
+        signal(child, with);
     });
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{err}");
@@ -61,6 +70,25 @@ fn ctrl_c_saves_a_checkpoint_and_the_next_run_ends_with_the_same_bytes() {
     project.run("tiny.toml");
     assert_eq!(project.outputs(), whole);
     assert_eq!(project.executions(), 4);
+}
+
+#[test]
+fn a_time_out_ends_training_and_the_next_run_ends_with_the_same_bytes() {
+    let mut steps = 1000;
+    let (project, whole, err) = loop {
+        let (project, whole) = training(steps);
+        project.edit("tiny.toml", "checkpoint_every = 1", "checkpoint_every = 1\ntimeout = 0.5");
+        let done = project.sepia(&["run", "tiny.toml"]);
+        if done.code != 0 {
+            break (project, whole, done.err);
+        }
+        // This machine was too fast for the time-out.
+        steps *= 2;
+    };
+    assert!(err.contains("it did not finish within its time-out"), "{err}");
+    project.edit("tiny.toml", "timeout = 0.5", "timeout = \"50m\"");
+    project.run("tiny.toml");
+    assert_eq!(project.outputs(), whole);
 }
 
 #[test]

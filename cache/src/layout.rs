@@ -15,7 +15,7 @@
 //!   plans/<64 hex>.json   the node listings that runs refer to
 //!   attempts/<run>/       private folders of running attempts
 //!   checkpoints/<key>/    checkpoints of training stages
-//!   locks/                one file for each lock that is held
+//!   locks/                one file for each run that is alive, one name for each key that is locked
 //!   damaged/              objects that were found damaged
 //!   tags.jsonl            names that people gave to runs
 //!   cache/                what can be lost without loss: digests of input files

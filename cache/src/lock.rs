@@ -7,6 +7,10 @@
 //! `open` and its `flock`, the file may have been removed, and a lock on a removed file excludes nobody who comes later.
 //! So after locking, the file at the path must be the very file that was locked (same inode); otherwise one starts over.
 //! The owner removes the file *before* it lets go, so whoever gets the old file's lock sees that it is gone.
+//!
+//! A run has a file of its own. The keys that a store locks are further names of one file that it holds: see [`anchor`].
+
+mod anchor;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -19,10 +23,18 @@ use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{Layout, check_name};
 use crate::store::Store;
 
+pub(crate) use anchor::Anchors;
+
 /// The right to compute one key, held until it is dropped (or its process ends).
 #[derive(Debug)]
 pub struct KeyLock {
-    _held: Held,
+    _held: HeldKey,
+}
+
+#[derive(Debug)]
+enum HeldKey {
+    Named(#[expect(dead_code, reason = "held until it is dropped")] anchor::Named),
+    File(#[expect(dead_code, reason = "held until it is dropped")] Held),
 }
 
 /// The sign that a run is going on, held until it is dropped (or its process ends).
@@ -34,14 +46,19 @@ pub struct RunLock {
 }
 
 impl Store {
-    /// Takes the lock of a key, unless someone else has it (`None`). `owner` is text for people: process, run, node.
+    /// Takes the lock of a key, unless someone else has it (`None`). `owner` is text for people: process and run. A store
+    /// says one for all the keys that it holds, that of the last call.
     ///
     /// # Errors
     /// [`StoreError::NoLocks`] where the file system has none.
     pub fn try_lock_key(&self, key: &Digest, owner: &str) -> Result<Option<KeyLock>> {
         let path = self.key_lock(key);
         self.writable("lock", &path)?;
-        let held = try_hold(&path, owner)?;
+        let held = match self.anchors.try_name(&path, owner)? {
+            anchor::Tried::Held(named) => Some(HeldKey::Named(named)),
+            anchor::Tried::Taken => None,
+            anchor::Tried::NoLinks => try_hold(&path, owner)?.map(HeldKey::File),
+        };
         if held.is_some() {
             // Whoever had it before may have committed what this process is about to compute.
             self.database.look_again();
@@ -173,6 +190,15 @@ fn try_hold(path: &Utf8Path, owner: &str) -> Result<Option<Held>> {
         let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(owner.as_bytes()));
         written.at("write", path)?;
         return Ok(Some(held));
+    }
+}
+
+/// Opens a lock file of somebody else's; `None` if it is gone.
+fn open_if_there(path: &Utf8Path) -> Result<Option<File>> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).at("lock", path),
     }
 }
 

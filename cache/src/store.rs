@@ -9,6 +9,7 @@ use crate::database::{Database, build_database, rebuild_from_files};
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result, StoreError};
 use crate::layout::{Layout, check_name};
+use crate::lock::Anchors;
 use crate::object::{ObjectKind, Pending};
 
 /// What [`Store::open`] may do.
@@ -31,6 +32,7 @@ pub struct Store {
     pending: Mutex<Pending>,
     /// Held while journals grow, so that each writer knows where its lines begin.
     journals: Mutex<()>,
+    pub(crate) anchors: Anchors,
     /// `objects/` and `trees/`, opened when they are first looked into.
     folders: [OnceLock<Option<File>>; 2],
 }
@@ -62,6 +64,7 @@ impl Store {
             read_only,
             pending: Mutex::new(Pending::default()),
             journals: Mutex::new(()),
+            anchors: Anchors::default(),
             folders: [OnceLock::new(), OnceLock::new()],
         };
         if read_only {
@@ -102,6 +105,7 @@ impl Store {
             read_only: false,
             pending: Mutex::new(Pending::default()),
             journals: Mutex::new(()),
+            anchors: Anchors::default(),
             folders: [OnceLock::new(), OnceLock::new()],
         })
     }

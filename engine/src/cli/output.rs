@@ -10,6 +10,34 @@ pub(super) fn coloured() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
+/// Standard error. What is written at once arrives at once, with or without colours: `anstream` would pass on each stretch
+/// between two of them by itself, and who reads would be woken for each.
+pub(super) struct Stderr {
+    coloured: bool,
+}
+
+impl Stderr {
+    pub(super) fn new() -> Self {
+        Self { coloured: coloured() }
+    }
+}
+
+impl std::io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut out = std::io::stderr();
+        if self.coloured {
+            out.write_all(bytes)?;
+        } else {
+            out.write_all(&anstream::adapter::strip_bytes(bytes).into_vec())?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Whether standard error is a terminal that can redraw lines.
 pub(super) fn interactive() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

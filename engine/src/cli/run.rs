@@ -142,7 +142,7 @@ fn told(
     run: impl FnOnce(&mut [&mut dyn Listener]) -> Result<RunReport, RunError>,
 ) -> Result<RunReport, Failure> {
     let mut terminal = Terminal::new(
-        anstream::stderr(),
+        output::Stderr::new(),
         TerminalOptions {
             bars: output::interactive() && !global.quiet,
             verbose: global.verbose > 0,

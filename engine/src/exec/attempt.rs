@@ -11,12 +11,13 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::Signal;
-use sepia_cache::{ObjectRef, Store, hash_output};
+use sepia_cache::{ObjectRef, Store, StoreError, hash_output};
 use serde_json::{Map, Value};
 
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
+    log_files::LogFiles,
     memory::{MemoryGroup, out_of_memory},
     slots::own_devices,
     worker::{Order, PROTOCOL, Report},
@@ -89,7 +90,8 @@ pub(super) struct Ended {
 /// What the thread tells the loop.
 pub(super) enum Message {
     Report(NodeId, Report),
-    /// A program of the author's has started (`true`) or ended: the reaper wants to know its group.
+    /// A program of the author's has started (`true`), or has ended and is about to be reaped: the reaper wants to know its
+    /// group.
     Group(u32, bool),
     Ended(NodeId, Box<Ended>),
 }
@@ -125,21 +127,20 @@ impl Control {
 
 impl Attempt {
     /// Runs it to its end, in the calling thread.
-    pub(super) fn run(self, store: &Store, control: &Control, tell: &dyn Fn(Message)) {
+    pub(super) fn run(self, store: &Store, logs: &LogFiles, control: &Control, tell: &dyn Fn(Message)) {
         let begun = Instant::now();
         let node = self.node;
         let mut usage = Usage::default();
-        let ending = self.attempt(store, control, tell, &mut usage).unwrap_or_else(|error| {
+        let ending = self.attempt(store, logs, control, tell, &mut usage).unwrap_or_else(|error| {
             Ending::Failed(Failure { message: error.to_string(), log: self.log.to_string(), ..Failure::default() })
         });
         let metrics = match self.entry.open {
             true => Vec::new(),
             false => fs_err::read_to_string(&self.job.metrics).map(|text| parse_metrics(&text)).unwrap_or_default(),
         };
-        // What is left in the folder was not declared, or belongs to a failure that the log tells.
-        let _ = fs_err::remove_dir_all(&self.folder);
-        if fs_err::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
-            let _ = fs_err::remove_file(&self.log);
+        // What is left in the folder was not declared, or belongs to a failure that the log tells. Mostly it is empty.
+        if std::fs::remove_dir(&self.folder).is_err() {
+            let _ = fs_err::remove_dir_all(&self.folder);
         }
         let ended = Ended { ending, metrics, usage, seconds: begun.elapsed().as_secs_f64(), ..Ended::default() };
         tell(Message::Ended(node, Box::new(ended)));
@@ -148,6 +149,7 @@ impl Attempt {
     fn attempt(
         &self,
         store: &Store,
+        logs: &LogFiles,
         control: &Control,
         tell: &dyn Fn(Message),
         usage: &mut Usage,
@@ -161,12 +163,14 @@ impl Attempt {
         }
         // A program works in the folder itself; a worker leaves its outputs in `out`, beside its figures.
         fs_err::create_dir_all(if self.entry.open { self.folder.clone() } else { self.folder.join("out") })?;
-        let log = fs_err::OpenOptions::new().create(true).append(true).read(true).open(&self.log)?;
-        if self.entry.open {
-            self.run_program(store, control, tell, usage, &log)
+        let log = logs.open(&self.log)?;
+        let ending = if self.entry.open {
+            self.run_program(store, control, tell, usage, &log.file)
         } else {
-            self.run_worker(store, control, tell, usage, &log)
-        }
+            self.run_worker(store, control, tell, usage, &log.file)
+        };
+        logs.close(log);
+        ending
     }
 
     fn run_worker(
@@ -206,7 +210,7 @@ impl Attempt {
         let last =
             child.stdout.take().map(|stdout| self.listen(BufReader::new(stdout), log, tell)).transpose()?.flatten();
         // The pipe stays open until the child has closed its own: its end means that this process died.
-        let (status, used) = child::wait(child, &control.leash)?;
+        let (status, used) = child::wait(child, &control.leash, || ())?;
         *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *usage = used;
         match last {
@@ -288,8 +292,7 @@ impl Attempt {
         };
         let group = child.id();
         tell(Message::Group(group, true));
-        let (status, used) = child::wait(child, &control.leash)?;
-        tell(Message::Group(group, false));
+        let (status, used) = child::wait(child, &control.leash, || tell(Message::Group(group, false)))?;
         *usage = used;
         if !status.success() && MemoryGroup::of_this_process().kills() > kills {
             return Ok(Ending::Failed(self.starved("the program failed", status, usage)));
@@ -327,12 +330,12 @@ impl Attempt {
     fn take_outputs(&self, store: &Store, paths: BTreeMap<String, Utf8PathBuf>) -> std::io::Result<Ending> {
         let mut taken = Vec::with_capacity(paths.len());
         for (port, path) in paths {
-            if !path.exists() {
-                return Ok(Ending::Failed(self.failure(&format!("the stage did not make its output `{port}`"))));
-            }
             let stored = hash_output(&path).and_then(|hashed| store.insert(&path, &hashed));
             match stored {
                 Ok(object) => taken.push((port, object)),
+                Err(StoreError::OutputMissing { .. }) => {
+                    return Ok(Ending::Failed(self.failure(&format!("the stage did not make its output `{port}`"))));
+                }
                 Err(error) => {
                     return Ok(Ending::Failed(self.failure(&format!("output `{port}` cannot be stored: {error}"))));
                 }

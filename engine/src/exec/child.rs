@@ -61,8 +61,8 @@ pub(super) fn spawn(command: &mut Command, leash: &Leash) -> std::io::Result<Chi
     Ok(child)
 }
 
-/// Waits for the child, then ends whatever else is left of its group.
-pub(super) fn wait(child: Child, leash: &Leash) -> std::io::Result<(ExitStatus, Usage)> {
+/// Waits for the child, then ends whatever else is left of its group. `ended` is called while its number is still its own.
+pub(super) fn wait(child: Child, leash: &Leash, ended: impl FnOnce()) -> std::io::Result<(ExitStatus, Usage)> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // Wait without reaping: the number stays ours until the group is dealt with.
@@ -71,6 +71,7 @@ pub(super) fn wait(child: Child, leash: &Leash) -> std::io::Result<(ExitStatus, 
         leash.detach();
         let _ = kill_process_group(pid, Signal::KILL);
     }
+    ended();
     use std::os::unix::process::ExitStatusExt as _;
     let used = child.wait4()?;
     let seconds = |time: Duration| time.as_secs_f64();

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
+use super::locate::locate;
 use crate::stage::{
     CommandParams, Job,
     command::{place_of, substitute},
@@ -82,25 +83,6 @@ pub(super) fn prepare(
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
     let outputs = params.outputs.iter().map(|(name, path)| (name.clone(), work.join(path))).collect();
     Ok(Prepared { command, outputs, work: work.to_owned(), copied })
-}
-
-/// Where a program is. One named by a relative path is one of the copied files; one without a slash is looked up in PATH:
-/// here, and not by the standard library, which would have to copy this whole process (`fork`) to do it with an
-/// environment that is not ours. That took most of the time of a short stage, and the more the larger the plan.
-fn locate(program: &str, work: &Utf8Path) -> PathBuf {
-    if program.contains('/') {
-        return work.join(program).into();
-    }
-    let runs = |path: &PathBuf| {
-        use std::os::unix::fs::PermissionsExt as _;
-        path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    let found = std::env::var_os("PATH").and_then(|all| {
-        let folders = std::env::split_paths(&all);
-        folders.map(|folder| work.as_std_path().join(folder).join(program)).find(runs)
-    });
-    // Not found: starting it says so.
-    found.unwrap_or_else(|| program.into())
 }
 
 fn copy_files(params: &CommandParams, work: &Utf8Path) -> Result<Vec<Utf8PathBuf>, CannotPrepare> {

@@ -1,10 +1,11 @@
 //! Makes results durable, in batches, beside the loop.
 //!
 //! Dependants of a finished node start at once: its outputs are in the store. Its record follows here, with whatever else
-//! finishes within [`GATHER`]: a transaction and its syncs cost more than a trivial stage, so they are shared. Nobody waits
-//! for that: the loop says when nothing else is coming, and a record that took long to make is committed at once. A crash
-//! in between loses only records not yet told as finished; their stages run again. A record is never committed before
-//! those it builds on, because the loop hands them over in the order in which they finished.
+//! finishes within [`GATHER`], or while the batch before is being written: a transaction and its syncs cost more than a
+//! trivial stage, so they are shared. Nobody waits for that: where nothing else is coming, and after a stage that took long,
+//! a batch goes at once. The loop gathers, so that the thread is woken once for each batch. A crash in between loses only
+//! records not yet told as finished; their stages run again. A record is never committed before those it builds on, because
+//! the loop hands them over in the order in which they finished.
 
 use std::{
     sync::{
@@ -25,16 +26,21 @@ pub(super) struct Committed {
     pub(super) result: Result<Vec<RecordId>, StoreError>,
 }
 
-/// The thread that commits.
+/// The thread that commits, and what it has not been given yet.
 pub(super) struct Committer {
-    queue: Option<Sender<Order>>,
+    queue: Option<Sender<Batch>>,
     thread: Option<JoinHandle<()>>,
+    gathered: Batch,
+    /// When the batch is to go.
+    until: Instant,
+    /// The thread has a batch.
+    busy: bool,
 }
 
-enum Order {
-    Commit(NodeId, Box<Record>),
-    /// Nothing more is coming soon.
-    Now,
+#[derive(Default)]
+struct Batch {
+    nodes: Vec<NodeId>,
+    records: Vec<Record>,
 }
 
 const LARGEST_BATCH: usize = 512;
@@ -42,38 +48,65 @@ const LARGEST_BATCH: usize = 512;
 /// How long a record waits for others to share its transaction.
 const GATHER: Duration = Duration::from_millis(40);
 
-/// A stage that took longer than this does not wait: nobody would like to run it again.
+/// A stage that took longer than this, in seconds, does not wait: nobody would like to run it again.
 const LONG: f64 = 1.0;
 
 impl Committer {
     /// Starts the thread; `tell` hears of every batch.
     pub(super) fn start(store: Arc<Store>, tell: impl Fn(Committed) + Send + 'static) -> std::io::Result<Self> {
-        let (queue, orders) = channel();
+        let (queue, batches) = channel();
         let thread =
-            std::thread::Builder::new().name("commit".to_owned()).spawn(move || commit_all(&store, &orders, tell))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+            std::thread::Builder::new().name("commit".to_owned()).spawn(move || commit_all(&store, &batches, tell))?;
+        let gathered = Batch::default();
+        Ok(Self { queue: Some(queue), thread: Some(thread), gathered, until: Instant::now(), busy: false })
     }
 
-    /// Hands over a record.
-    pub(super) fn commit(&self, node: NodeId, record: Record) {
-        self.send(Order::Commit(node, Box::new(record)));
+    /// Takes a record.
+    pub(super) fn commit(&mut self, node: NodeId, record: Record) {
+        let now = Instant::now();
+        if self.gathered.records.is_empty() {
+            self.until = now + GATHER;
+        }
+        if record.wall_seconds > LONG {
+            self.until = now;
+        }
+        self.gathered.nodes.push(node);
+        self.gathered.records.push(record);
     }
 
-    /// Nothing else is coming: what was handed over need not wait.
-    pub(super) fn now(&self) {
-        self.send(Order::Now);
+    /// Hands over what was gathered, if it is time. `alone`: nothing more is coming soon.
+    pub(super) fn pass_on(&mut self, alone: bool) {
+        let due = alone || self.gathered.records.len() >= LARGEST_BATCH || Instant::now() >= self.until;
+        if due && !self.busy && !self.gathered.records.is_empty() {
+            self.hand_over();
+        }
     }
 
-    fn send(&self, order: Order) {
+    /// How long the loop may sleep before it has to call [`pass_on`](Self::pass_on).
+    pub(super) fn patience(&self) -> Duration {
+        if self.busy || self.gathered.records.is_empty() {
+            return Duration::MAX;
+        }
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// The loop has heard what became of a batch.
+    pub(super) fn heard(&mut self) {
+        self.busy = false;
+    }
+
+    fn hand_over(&mut self) {
         if let Some(queue) = &self.queue {
+            self.busy = true;
             // The thread lives as long as the queue: sending cannot fail but if it panicked, which the count of open
             // commits then tells.
-            let _ = queue.send(order);
+            let _ = queue.send(std::mem::take(&mut self.gathered));
         }
     }
 
     /// Waits until everything is durable.
     pub(super) fn finish(mut self) {
+        self.hand_over();
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -81,37 +114,10 @@ impl Committer {
     }
 }
 
-fn commit_all(store: &Store, orders: &Receiver<Order>, tell: impl Fn(Committed)) {
-    while let Ok(first) = orders.recv() {
-        let (nodes, records) = gather(first, orders);
-        if nodes.is_empty() {
-            continue;
+fn commit_all(store: &Store, batches: &Receiver<Batch>, tell: impl Fn(Committed)) {
+    while let Ok(Batch { nodes, records }) = batches.recv() {
+        if !nodes.is_empty() {
+            tell(Committed { nodes, result: store.commit(&records) });
         }
-        let result = store.commit(&records);
-        tell(Committed { nodes, result });
     }
-}
-
-/// A batch: up to what is waiting when its time is over, or when nothing more is coming.
-fn gather(first: Order, orders: &Receiver<Order>) -> (Vec<NodeId>, Vec<Record>) {
-    let (mut nodes, mut records) = (Vec::new(), Vec::new());
-    let mut until = Instant::now() + GATHER;
-    let mut next = Some(first);
-    while let Some(order) = next {
-        match order {
-            Order::Commit(node, record) => {
-                if record.wall_seconds > LONG {
-                    until = Instant::now();
-                }
-                nodes.push(node);
-                records.push(*record);
-            }
-            Order::Now => until = Instant::now(),
-        }
-        if records.len() == LARGEST_BATCH {
-            break;
-        }
-        next = orders.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
-    }
-    (nodes, records)
 }

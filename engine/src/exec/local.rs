@@ -12,6 +12,7 @@ use sepia_cache::Store;
 use super::{
     attempt::{Attempt, Control, Message},
     executor::{Cancel, Executor},
+    log_files::LogFiles,
     reaper::Reaper,
     slots::Amount,
     threads::Threads,
@@ -29,14 +30,15 @@ pub(super) struct Local {
     tell: Tell,
     running: BTreeMap<NodeId, Control>,
     threads: Threads,
+    logs: Arc<LogFiles>,
     /// Started with the first program of the author's.
     reaper: Arc<Mutex<Option<Reaper>>>,
 }
 
 impl Local {
     pub(super) fn new(store: Arc<Store>, program: PathBuf, capacity: Amount, tell: Tell) -> Self {
-        let (running, threads, reaper) = (BTreeMap::new(), Threads::default(), Arc::default());
-        Self { store, program, capacity, tell, running, threads, reaper }
+        let (running, threads) = (BTreeMap::new(), Threads::default());
+        Self { store, program, capacity, tell, running, threads, logs: Arc::default(), reaper: Arc::default() }
     }
 
     fn guard_programs(&self) -> std::io::Result<()> {
@@ -59,18 +61,13 @@ impl Executor for Local {
         }
         let (node, log, control) = (attempt.node, attempt.log.clone(), Control::default());
         let (store, mine, tell) = (Arc::clone(&self.store), control.clone(), Arc::clone(&self.tell));
-        let reaper = Arc::clone(&self.reaper);
+        let (reaper, logs) = (Arc::clone(&self.reaper), Arc::clone(&self.logs));
         self.threads.run(move || {
-            attempt.run(&store, &mine, &|message| match message {
+            attempt.run(&store, &logs, &mine, &|message| match message {
                 Message::Group(group, alive) => {
                     if let Some(reaper) = reaper.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                        if alive {
-                            // At once: until it is told, a kill of this process would leave the group alive.
-                            reaper.guard(group);
-                            reaper.tell();
-                        } else {
-                            reaper.release(group);
-                        }
+                        // At once: until it stands there, a kill of this process would leave the group alive.
+                        if alive { reaper.guard(group) } else { reaper.release(group) }
                     }
                 }
                 message => tell(message),
@@ -80,11 +77,7 @@ impl Executor for Local {
         Ok(log)
     }
 
-    /// Groups that have ended are told to the reaper together.
     fn poll(&mut self) -> std::io::Result<()> {
-        if let Some(reaper) = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            reaper.tell();
-        }
         Ok(())
     }
 

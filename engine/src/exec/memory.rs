@@ -6,6 +6,8 @@
 //! same under different names. Where there is no such group, `/proc/vmstat` counts for the whole machine.
 
 use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::OnceLock,
@@ -15,12 +17,12 @@ use super::child::{Usage, describe_end};
 use crate::report::figures;
 
 /// The control group of a process, as far as it concerns memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct MemoryGroup {
-    /// Where `proc` and `sys` are.
-    root: PathBuf,
     /// Its folder, and those above it, whose limits hold for it too.
     folders: Vec<PathBuf>,
+    /// The file with the count of the kills, open: it is read with every attempt.
+    counter: Option<File>,
 }
 
 impl MemoryGroup {
@@ -40,16 +42,26 @@ impl MemoryGroup {
             })
         };
         let first = group(|controllers| controllers.split(',').any(|one| one == "memory"));
-        let (top, path) = match (first, group(str::is_empty)) {
-            (Some(path), _) => (root.join("sys/fs/cgroup/memory"), path),
-            (None, Some(path)) => (root.join("sys/fs/cgroup"), path),
-            (None, None) => return Self { root: root.to_owned(), folders: Vec::new() },
+        let place = match (first, group(str::is_empty)) {
+            (Some(path), _) => Some((root.join("sys/fs/cgroup/memory"), path)),
+            (None, Some(path)) => Some((root.join("sys/fs/cgroup"), path)),
+            (None, None) => None,
         };
-        // Inside a container the path may be that of the host, and the group's folder is the top one.
-        let own = top.join(path);
-        let own = if own.is_dir() { own } else { top.clone() };
-        let folders = own.ancestors().take_while(|folder| folder.starts_with(&top)).map(Path::to_owned).collect();
-        Self { root: root.to_owned(), folders }
+        let folders: Vec<PathBuf> = place.map_or_else(Vec::new, |(top, path)| {
+            // Inside a container the path may be that of the host, and the group's folder is the top one.
+            let own = top.join(path);
+            let own = if own.is_dir() { own } else { top.clone() };
+            own.ancestors().take_while(|folder| folder.starts_with(&top)).map(Path::to_owned).collect()
+        });
+        let of_group = folders
+            .first()
+            .into_iter()
+            .flat_map(|folder| ["memory.events", "memory.oom_control"].map(|name| folder.join(name)));
+        let counter = of_group.chain([root.join("proc/vmstat")]).find_map(|path| {
+            let file = File::open(path).ok()?;
+            count(&file).map(|_| file)
+        });
+        Self { folders, counter }
     }
 
     /// The lowest limit, in bytes, that holds for the group.
@@ -64,10 +76,7 @@ impl MemoryGroup {
 
     /// How many processes of the group, or of the machine, the kernel has killed for lack of memory.
     pub(super) fn kills(&self) -> u64 {
-        let of_group = self.folders.first().and_then(|folder| {
-            ["memory.events", "memory.oom_control"].iter().find_map(|name| count(&folder.join(name)))
-        });
-        of_group.or_else(|| count(&self.root.join("proc/vmstat"))).unwrap_or(0)
+        self.counter.as_ref().and_then(count).unwrap_or(0)
     }
 }
 
@@ -76,8 +85,15 @@ fn read(path: &Path) -> Option<String> {
 }
 
 /// The number of the line `oom_kill N`.
-fn count(path: &Path) -> Option<u64> {
-    read(path)?.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+fn count(file: &File) -> Option<u64> {
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read_at(&mut piece, text.len() as u64).ok()? {
+            0 => break,
+            read => text.extend_from_slice(&piece[..read]),
+        }
+    }
+    String::from_utf8(text).ok()?.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 /// What to say of a process that ended badly, if the kernel killed something for lack of memory meanwhile: what happened,

@@ -11,6 +11,7 @@
 //! - An attempt works in a folder of its own; what it made becomes visible by a rename, and counts once its record is
 //!   committed. A kill at any moment leaves nothing that counts by half.
 //! - A key is computed by at most one process at a time (a lock per key, which dies with its holder).
+//! - What a stage says is in its log, under the log's name, from the first byte on ([`log_files`]).
 //! - No child outlives the run: each has a process group, and the [`reaper`] kills what is left when the run is killed.
 
 mod attempt;
@@ -22,6 +23,8 @@ mod forecast;
 mod gpu_check;
 mod keys;
 mod local;
+mod locate;
+mod log_files;
 pub(crate) mod lookup;
 mod memory;
 mod options;

@@ -3,14 +3,18 @@
 use std::{path::Path, process::Command};
 
 use camino::Utf8Path;
-use sepia_cache::Digest;
+use sepia_cache::FileDigests;
 use serde_json::{Map, Value, json};
 
 use crate::{device::Gpus, stage::Device};
 
-/// What is the same for all executions of a run. Takes some milliseconds: it asks git and hashes the binary.
-pub(super) fn gather(program: &Path, folder: &Utf8Path) -> Map<String, Value> {
-    let binary = Utf8Path::from_path(program).and_then(|path| Digest::of_file(path).ok());
+/// What is the same for all executions of a run. Takes some milliseconds: it asks git, and hashes the binary unless `files`
+/// knows it.
+pub(super) fn gather(program: &Path, folder: &Utf8Path, files: &FileDigests) -> Map<String, Value> {
+    let binary = Utf8Path::from_path(program).and_then(|path| files.digest(path).ok());
+    if let Err(error) = files.save() {
+        tracing::debug!(%error, "the digest of the binary is not kept");
+    }
     let mut all = machine();
     all.insert("sepia_version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     all.insert("sepia_binary".to_owned(), json!(binary.map(|digest| digest.to_string())));

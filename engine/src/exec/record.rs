@@ -112,9 +112,9 @@ impl RunRecord {
     }
 
     /// Starts to find out where this runs: asking git takes longer than a trivial stage.
-    pub(super) fn gather_provenance(&mut self, program: &Path, folder: &Utf8Path) {
-        let (program, folder) = (program.to_owned(), folder.to_owned());
-        self.gathering = Some(std::thread::spawn(move || provenance::gather(&program, &folder)));
+    pub(super) fn gather_provenance(&mut self, store: &Store, program: &Path, folder: &Utf8Path) {
+        let (program, folder, files) = (program.to_owned(), folder.to_owned(), store.file_digests());
+        self.gathering = Some(std::thread::spawn(move || provenance::gather(&program, &folder, &files)));
     }
 
     fn provenance(&mut self) -> &Map<String, Value> {

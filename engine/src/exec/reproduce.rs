@@ -170,6 +170,7 @@ pub fn reproduce(
                 provenance: Value::Object(provenance::gather(
                     &options.program,
                     options.folder.as_deref().unwrap_or(Utf8Path::new("")),
+                    &store.file_digests(),
                 )),
                 ..record.clone()
             };

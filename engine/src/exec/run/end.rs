@@ -202,7 +202,7 @@ impl Run<'_, '_> {
         let key_of = |needed: NodeId| Some((needed, self.nodes[needed.index()].key.as_ref()?.0));
         let keys = Keys { own: (key, inputs), needed: self.plan.node(id).needs().filter_map(key_of).collect() };
         let record = self.record.of_attempt(self.plan, id, &keys, ended, &end);
-        if let Some(committer) = &self.committer {
+        if let Some(committer) = &mut self.committer {
             self.uncommitted.insert(id);
             committer.commit(id, record);
         }
@@ -216,6 +216,9 @@ impl Run<'_, '_> {
     }
 
     pub(super) fn take_commit(&mut self, committed: Committed) -> Result<(), RunError> {
+        if let Some(committer) = &mut self.committer {
+            committer.heard();
+        }
         let ids = committed.result?;
         for (id, record) in committed.nodes.into_iter().zip(ids) {
             self.record.committed(id, record);

@@ -147,6 +147,7 @@ pub fn run(
         keys: KeyMaker::new(plan, store.file_digests()),
         lookup,
         fetcher,
+        owner: format!("process {}, run {}", std::process::id(), record.run),
         record,
         recorder,
         listeners,
@@ -199,6 +200,8 @@ struct Run<'a, 'l> {
     lookup: Lookup,
     /// Brings outputs from a remote.
     fetcher: Option<Fetcher>,
+    /// What the locks of this run say of it.
+    owner: String,
     record: RunRecord,
     recorder: Recorder,
     listeners: &'a mut [&'l mut dyn Listener],
@@ -252,10 +255,12 @@ impl Run<'_, '_> {
                 return Ok(());
             }
             self.recorder.flush();
-            if let Some(committer) = self.committer.as_ref().filter(|_| self.running.is_empty()) {
-                committer.now();
+            let mut patience = POLL;
+            if let Some(committer) = &mut self.committer {
+                committer.pass_on(self.running.is_empty());
+                patience = patience.min(committer.patience());
             }
-            match wakes.recv_timeout(POLL) {
+            match wakes.recv_timeout(patience) {
                 Ok(wake) => {
                     self.take(wake)?;
                     // Whatever else came meanwhile, before anything new is started.

@@ -102,10 +102,8 @@ impl Run<'_, '_> {
     pub(super) fn start_attempts(&mut self) -> Result<(), RunError> {
         while let Some(id) = self.scheduler.next_to_start() {
             let Some(key) = self.nodes[id.index()].key.as_ref().map(|(key, _)| *key) else { continue };
-            let name = &self.plan.node(id).name;
             if self.nodes[id.index()].lock.is_none() {
-                let owner = format!("process {}, run {}, stage {name}", std::process::id(), self.record.run);
-                let Some(lock) = self.store.try_lock_key(&key.0, &owner)? else {
+                let Some(lock) = self.store.try_lock_key(&key.0, &self.owner)? else {
                     self.wait_for_other(id, key)?;
                     continue;
                 };
@@ -240,7 +238,7 @@ impl Run<'_, '_> {
             let tell = move |committed| drop(tell.send(Wake::Committed(committed)));
             self.committer = Some(Committer::start(Arc::clone(&self.store), tell)?);
             fs_err::create_dir_all(self.record.logs(&self.store)?)?;
-            self.record.gather_provenance(&self.options.program, &self.plan.folder);
+            self.record.gather_provenance(&self.store, &self.options.program, &self.plan.folder);
         }
         Ok(())
     }

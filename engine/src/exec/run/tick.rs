@@ -38,7 +38,7 @@ impl Run<'_, '_> {
         for id in blocked {
             let Some((key, _)) = self.nodes[id.index()].key.clone() else { continue };
             // Only a look: the lock itself is taken when there is room to run.
-            if self.store.try_lock_key(&key.0, "looking")?.is_some() {
+            if self.store.try_lock_key(&key.0, &self.owner)?.is_some() {
                 self.blocked.remove(&id);
                 match self.lookup.find_now(&key)? {
                     Some(outputs) => {

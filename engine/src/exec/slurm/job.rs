@@ -27,6 +27,7 @@ use crate::{
     event::Failure,
     exec::{
         attempt::{Attempt, Control, Ended, Ending, Message},
+        log_files::LogFiles,
         provenance,
         record::now_ms,
         slots::VISIBLE,
@@ -174,7 +175,7 @@ fn task(shared: &Shared, n: usize, visible: &str) -> std::io::Result<bool> {
             let mut ended = Ended::default();
             let reports = Mutex::new(None);
             let heard = Mutex::new(&mut ended);
-            attempt.run(&shared.store, &control, &|message| match message {
+            attempt.run(&shared.store, &LogFiles::default(), &control, &|message| match message {
                 Message::Ended(_, how) => **heard.lock().unwrap_or_else(PoisonError::into_inner) = *how,
                 Message::Report(_, report) => {
                     let mut file = reports.lock().unwrap_or_else(PoisonError::into_inner);
