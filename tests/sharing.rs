@@ -56,6 +56,44 @@ fn a_run_takes_results_from_a_remote_and_offers_its_own() {
     alice.sepia(&["cache", "verify"]);
 }
 
+#[test]
+fn what_is_asked_for_is_brought_and_nothing_else() {
+    let (folder, lab, alice, bob) = lab();
+    // Two runs: of the first stage, a file differs and a folder does not; of the second one, the model differs.
+    alice.sepia(&["run", "m.toml"]);
+    alice.project.edit("m.toml", "echo data >", "echo other >");
+    alice.sepia(&["run", "m.toml"]);
+    alice.sepia(&["remote", "add", "lab", &lab]);
+    let elsewhere = folder.path().join("elsewhere").to_str().unwrap().to_owned();
+    alice.sepia(&["remote", "add", "elsewhere", &elsewhere]);
+    let said = |person: &Person, arguments: &[&str], words: &str| {
+        let done = person.sepia(arguments);
+        assert!(done.out.contains(words), "{arguments:?}: {}", done.out);
+        done.out
+    };
+    said(&alice, &["push", "elsewhere", "train"], ": 2 records, 2 outputs,");
+    said(&alice, &["push", "elsewhere", "latest"], ": 1 record, 2 outputs, 8 B (1 output there already)");
+    said(&alice, &["push", "elsewhere", "data", "--results-only"], ": 1 record, 0 outputs, 0 B");
+    said(&alice, &["push", "lab"], ": 4 records, 5 outputs,");
+    bob.sepia(&["remote", "add", "lab", &lab, "--trust"]);
+    said(&bob, &["pull", "--results-only"], ": 4 new records");
+    assert_eq!(bob.project.executions(), 4);
+    said(&bob, &["pull", "--models"], "; 2 outputs,");
+    said(&bob, &["pull", "--run", "latest", "--node", "data"], "; 2 outputs, 8 B");
+    // To a program it says as it goes how many bytes have come.
+    let out = said(&bob, &["pull", "--node", "data", "--format", "json"], "pulling");
+    let events: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, told) = events.split_last().unwrap();
+    assert_eq!((&last["event"], &last["outputs"], &last["bytes"]), (&"pulled".into(), &1.into(), &5.into()));
+    assert!(told.iter().all(|event| event["event"] == "pulling" && event["of_bytes"] == 5), "{out}");
+    assert_eq!((&told[0]["bytes"], &told.last().unwrap()["bytes"]), (&0.into(), &5.into()));
+    said(&bob, &["pull"], "; 0 outputs, 0 B");
+    assert_eq!(bob.project.outputs(), alice.project.outputs());
+    bob.sepia(&["cache", "verify"]);
+    let unknown = bob.try_to(&["pull", "--node", "trian"]);
+    assert!(unknown.code == 2 && unknown.err.contains("did you mean `sepia pull --node train`?"), "{}", unknown.err);
+}
+
 /// Two who gave one name to different runs find out, and one decides for both.
 #[test]
 fn tags_travel_and_nobodys_is_lost() {

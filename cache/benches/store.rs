@@ -8,6 +8,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -343,56 +344,111 @@ fn folder_remote(root: &Utf8Path) {
 }
 
 fn there_and_back(ours: &Store, root: &Utf8Path, place: &Utf8Path, what: &str, copy: bool) {
-    const ROUNDS: usize = 3;
-    let median = |mut costs: Vec<Cost>| {
-        costs.sort_unstable();
-        costs[costs.len() / 2].0.as_secs_f64()
-    };
+    const ROUNDS: usize = 5;
     let (objects, lab, back) = (ours.root().join("objects"), place.join("lab"), root.join("pull"));
-    let cp = |from: &Utf8Path, to: &Utf8Path, sync: bool| {
-        let line = format!("cp -r {from} {to}/copy {}", if sync { format!("&& sync -f {to}") } else { String::new() });
-        let cost = time(|| std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success());
-        assert!(cost.1);
-        std::fs::remove_dir_all(to.join("copy")).unwrap();
-        rustix::fs::sync();
-        cost.0
-    };
-    let (mut pushes, mut pulls, mut cps) = (Vec::new(), Vec::new(), [(); 4].map(|()| Vec::new()));
-    for _ in 0..ROUNDS {
-        for (costs, (from, to, sync)) in cps.iter_mut().zip([
-            (&objects, place, false),
-            (&objects, place, true),
-            (&lab.join("objects"), root, false),
-            (&lab.join("objects"), root, true),
-        ]) {
-            // The way back has no beginning yet.
-            let from = if from.exists() { from } else { &objects };
-            costs.push(cp(from, to, sync));
-        }
-        let _ = std::fs::remove_dir_all(&lab);
-        let _ = std::fs::remove_dir_all(&back);
-        let options = RemoteOptions { trust: true, copy };
+    let all = sepia_cache::What::default();
+    let options = RemoteOptions { trust: true, copy };
+    println!("{what}, 1 GiB in four files, medians of {ROUNDS}, hashed and durable:");
+    let mut costs = [const { Vec::new() }; 8];
+    for round in 0..ROUNDS {
         ours.add_remote("lab", lab.as_str(), options).unwrap();
         let theirs = open(&back);
         theirs.add_remote("lab", lab.as_str(), options).unwrap();
+        // All that is compared in turns, nobody always first, and each after the same: memory that was in use a moment ago is
+        // several times faster to write to than other.
+        for i in 0..4 {
+            let which = (round + i) % 4;
+            written(place);
+            costs[which].push(match which {
+                0 => copied(&format!("cp -r {objects} {place}/copy"), place),
+                1 => copied(&format!("cp -r {objects} {place}/copy && sync -f {place}"), place),
+                2 => written(place),
+                _ => took(|| {
+                    let pushed = ours.push(&ours.open_remote(None).unwrap(), &all, &|_| ()).unwrap();
+                    assert_eq!(pushed.bytes, 1 << 30);
+                }),
+            });
+        }
+        let objects = lab.join("objects");
+        for i in 0..4 {
+            let which = (round + i) % 4;
+            written(root);
+            costs[4 + which].push(match which {
+                0 => copied(&format!("cp -r {objects} {root}/copy"), root),
+                1 => copied(&format!("cp -r {objects} {root}/copy && sync -f {root}"), root),
+                2 => written(root),
+                _ => took(|| {
+                    let pulled = theirs.pull(&theirs.open_remote(None).unwrap(), &all, &|_| ()).unwrap();
+                    assert_eq!(pulled.bytes, 1 << 30);
+                }),
+            });
+        }
+        drop(theirs);
+        std::fs::remove_dir_all(&lab).unwrap();
+        std::fs::remove_dir_all(&back).unwrap();
         rustix::fs::sync();
-        let all = sepia_cache::What::default();
-        let (cost, pushed) = time(|| ours.push(&ours.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
-        assert_eq!(pushed.bytes, 1 << 30);
-        pushes.push(cost);
-        rustix::fs::sync();
-        let (cost, pulled) = time(|| theirs.pull(&theirs.open_remote(None).unwrap(), &all, &|_| ()).unwrap());
-        assert_eq!(pulled.bytes, 1 << 30);
-        pulls.push(cost);
     }
-    let [to, to_sync, from, from_sync] = cps.map(median);
-    println!("{what}, 1 GiB in four files, medians of {ROUNDS}, hashed and durable:");
-    for (way, cost, plain, synced) in [("push", median(pushes), to, to_sync), ("pull", median(pulls), from, from_sync)]
-    {
+    let median = |costs: &Vec<Cost>, of: fn(&Cost) -> Duration| {
+        let mut times: Vec<f64> = costs.iter().map(|cost| of(cost).as_secs_f64()).collect();
+        times.sort_unstable_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    for (way, costs) in ["push", "pull"].iter().zip(costs.chunks(4)) {
+        let [plain, synced, disk, own] = [0, 1, 2, 3].map(|which| median(&costs[which], |cost| cost.0));
         println!(
-            "  {way} {cost:.2} s; cp {plain:.2} s, {:.0} % of it; cp and sync {synced:.2} s, {:.0} % of it",
-            100. * plain / cost,
-            100. * synced / cost
+            "  {way} {own:.2} s (processor {:.2} s); cp {plain:.2} s, {:.0} % of it; cp and sync {synced:.2} s, {:.0} % of it; \
+             writing as much {disk:.2} s, {:.0} % of it",
+            median(&costs[3], |cost| cost.1),
+            100. * plain / own,
+            100. * synced / own,
+            100. * disk / own,
         );
     }
+}
+
+/// Wall time, and processor time of the whole process.
+fn took(work: impl FnOnce()) -> Cost {
+    let cpu = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::try_from(time).unwrap()
+    };
+    let (start, before) = (Instant::now(), cpu());
+    work();
+    let cost = (start.elapsed(), cpu() - before);
+    rustix::fs::sync();
+    cost
+}
+
+/// A shell's line that makes `copy` in a folder.
+fn copied(line: &str, to: &Utf8Path) -> Cost {
+    let cost = took(|| assert!(std::process::Command::new("sh").args(["-c", line]).status().unwrap().success()));
+    std::fs::remove_dir_all(to.join("copy")).unwrap();
+    rustix::fs::sync();
+    cost
+}
+
+/// What a disk takes for 1 GiB in four files at least, if it is to be on it in the end: nothing is read or hashed.
+fn written(to: &Utf8Path) -> Cost {
+    let names = [0, 1, 2, 3].map(|i| to.join(format!("written{i}")));
+    let body = vec![7; 1 << 20];
+    let cost = took(|| {
+        std::thread::scope(|scope| {
+            for name in &names {
+                let body = &body;
+                scope.spawn(move || {
+                    let file = std::fs::File::create(name).unwrap();
+                    for at in 0..256 {
+                        (&file).write_all(body).unwrap();
+                        // It begins to go to the disk at once.
+                        let piece = std::num::NonZeroU64::new(1 << 20);
+                        rustix::fs::fadvise(&file, at << 20, piece, rustix::fs::Advice::DontNeed).unwrap();
+                    }
+                    file.sync_all().unwrap();
+                });
+            }
+        });
+    });
+    names.iter().for_each(|name| std::fs::remove_file(name).unwrap());
+    rustix::fs::sync();
+    cost
 }

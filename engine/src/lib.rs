@@ -19,6 +19,8 @@ pub mod report;
 pub mod schema;
 pub mod stage;
 #[cfg(test)]
+mod test_browser;
+#[cfg(test)]
 mod test_records;
 pub mod value;
 mod wide;

@@ -20,7 +20,7 @@ use blake3::hazmat::{
 /// What one thread reads and hashes at a time: a power of two, and so a whole subtree but at the end of the file.
 const STRETCH: u64 = 512 << 10;
 /// How much of a copy is written in any order: a power of two, enough stretches for many threads.
-pub(super) const WINDOW: u64 = 16 << 20;
+pub(super) const WINDOW: u64 = 8 << 20;
 
 /// Told how many more bytes have been read.
 type Count<'c> = &'c (dyn Fn(u64) + Sync);

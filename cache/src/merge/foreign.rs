@@ -7,15 +7,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
+use super::check::LONGEST_VALUE;
 use super::staging::refused;
 use crate::database::{APPLICATION_ID, migrate_to, newest_schema, schema_tables};
 use crate::error::{Result, StoreError};
 use crate::layout::unique_sibling;
 use crate::record::{Record, RecordId};
 use crate::store::Store;
-
-/// The longest value that is read.
-const LONGEST_VALUE: i32 = 64 << 20;
 
 /// A database from elsewhere, open for reading.
 pub(crate) struct Foreign {

@@ -25,6 +25,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::check_length;
 pub use divergence::{Divergence, Variant};
 pub(crate) use foreign::Foreign;
 pub(crate) use staging::{Staging, refused};

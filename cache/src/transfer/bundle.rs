@@ -26,7 +26,7 @@ use crate::database::{PlanNode, RunNode, RunRow};
 use crate::digest::Digest;
 use crate::error::{IoContext as _, Result};
 use crate::layout::write_atomically;
-use crate::merge::{Staging, refused};
+use crate::merge::{Staging, check_length, refused};
 use crate::record::{RecordId, journal};
 use crate::remote::OpenRemote;
 use crate::sign::Signature;
@@ -252,17 +252,20 @@ pub(super) fn take(text: &[u8], staging: &mut Staging<'_>, name: &str) -> Result
         match journal::parse(line) {
             journal::Parsed::Record(id, record) => staging.record(&id, &record)?,
             journal::Parsed::Newer => staging.count_newer(),
-            journal::Parsed::Unreadable => match serde_json::from_slice(line) {
-                Ok(Line::Signed { signed, signature }) => staging.signature(signed, signature)?,
-                Ok(Line::Run { run, nodes }) => staging.run(*run, nodes)?,
-                Ok(Line::Plan { plan }) => {
-                    let node = |(node, key): (String, String)| PlanNode { node, key: key.parse().ok() };
-                    staging.plan(plan.into_iter().map(node).collect())?;
+            journal::Parsed::Unreadable => {
+                check_length(line.len()).map_err(|why| refused(name, why))?;
+                match serde_json::from_slice(line) {
+                    Ok(Line::Signed { signed, signature }) => staging.signature(signed, signature)?,
+                    Ok(Line::Run { run, nodes }) => staging.run(*run, nodes)?,
+                    Ok(Line::Plan { plan }) => {
+                        let node = |(node, key): (String, String)| PlanNode { node, key: key.parse().ok() };
+                        staging.plan(plan.into_iter().map(node).collect())?;
+                    }
+                    Ok(Line::Tag(line)) => staging.tag(line)?,
+                    Err(_) if is_newer(line) => staging.count_newer(),
+                    Err(_) => return Err(refused(name, "a line is neither a record nor anything else that is known")),
                 }
-                Ok(Line::Tag(line)) => staging.tag(line)?,
-                Err(_) if is_newer(line) => staging.count_newer(),
-                Err(_) => return Err(refused(name, "a line is neither a record nor anything else that is known")),
-            },
+            }
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use super::work::Count;
 use crate::digest::Digest;
 
 /// So many bytes at the end of what was begun may have holes: a window, or small files of one group.
-const UNSURE: u64 = 2 * Digest::WINDOW;
+const UNSURE: u64 = Digest::WINDOW + Digest::LARGE;
 
 /// Writes parts to one file, one after the other in it. Some of it may be there.
 pub(super) fn into_one(parts: &[Part], to: &File, count: Count<'_>) -> io::Result<()> {
@@ -164,7 +164,7 @@ mod tests {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
     }
 
-    const WINDOW: usize = 16 << 20;
+    const WINDOW: usize = 8 << 20;
 
     #[test]
     fn parts_of_every_size_go_into_one_file_and_out_of_it() {

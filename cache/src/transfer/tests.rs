@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::object::ObjectRef;
 use crate::remote::{Listed, OpenRemote, Remote, RemoteOptions};
 use crate::test_support::{Fixture, key, record};
-use crate::{Digest, Record, SigningKey, Trust};
+use crate::{Digest, Record, RunCounts, RunRow, SigningKey, Store, Trust};
 
 /// A remote that compresses, or not, and whose connection ends after some bytes.
 struct Wire {
@@ -361,6 +361,36 @@ fn bundles_are_what_their_names_say() {
     std::fs::remove_file(evil).unwrap();
     std::fs::write(folder.join(format!("{}-{}.jsonl.zst", Digest::of_bytes(b""), u64::MAX)), b"").unwrap();
     fails("it says that it has");
+}
+
+/// As in a database that is merged: else nobody could merge ours any more.
+#[test]
+fn gigantic_rows_are_refused() {
+    let long = "x".repeat(65 << 20);
+    let ended = RunRow {
+        run: "run-1".into(),
+        plan: None,
+        manifest: "m.toml".into(),
+        command: long.clone(),
+        started_at: 0,
+        finished_at: Some(1),
+        outcome: Some("done".into()),
+        counts: RunCounts::default(),
+        details: serde_json::Value::Null,
+    };
+    let params = serde_json::json!({ "x": long }).as_object().unwrap().clone();
+    let record = Record { params, ..record("a", &[]) };
+    let with_record = |store: &Store| drop(store.commit(std::slice::from_ref(&record)).unwrap());
+    let with_run = |store: &Store| store.start_run(&ended).unwrap();
+    let fills: [&dyn Fn(&Store); 2] = [&with_record, &with_run];
+    for fill in fills {
+        let lab = Lab::new();
+        fill(&lab.ours.store);
+        lab.push();
+        let error = lab.theirs.store.pull(&Lab::remote(&lab.theirs), &What::default(), &|_| ()).unwrap_err();
+        assert!(error.to_string().contains("it has a value of more than 64 MiB (nothing was changed)"), "{error}");
+        assert!(lab.theirs.store.executions().unwrap().is_empty() && lab.theirs.store.list_runs().unwrap().is_empty());
+    }
 }
 
 /// What a newer Sepia says is left out and counted, and taken once this one understands it.

@@ -182,13 +182,14 @@ fn a_server_that_hangs_is_left_after_the_time_out() {
     let lab = weed.lab(weed.port, 3);
     produce(&lab.store("ours"), "ours", 0);
     assert_eq!(lab.run("send ours"), Ok(()));
+    assert_eq!(lab.run("fetch theirs"), Ok(()));
     produce(&lab.store("ours"), "ours", 1);
     weed.signal(Signal::STOP);
-    let error = lab.run("send ours").unwrap_err();
-    assert!(
-        error.contains("it did not answer within 3 s (`?timeout=SECONDS` after the address waits longer)"),
-        "{error}"
-    );
+    for role in ["send ours", "fetch theirs"] {
+        let error = lab.run(role).unwrap_err();
+        let words = "it did not answer within 3 s (`?timeout=SECONDS` after the address waits longer)";
+        assert!(error.contains(words), "{role}: {error}");
+    }
     weed.signal(Signal::CONT);
     // It needs a moment to come to itself.
     wait_for(|| lab.run("send ours").ok());

@@ -111,9 +111,10 @@ mod tests {
     };
 
     use camino::Utf8Path;
-    use sepia_cache::{OpenMode, RunCounts, RunRow};
+    use sepia_cache::{OpenMode, RunCounts, RunEnd, RunRow};
 
     use super::*;
+    use crate::test_browser::Browser;
 
     /// The first line of an answer, and all of it.
     fn ask(port: u16, method: &str, host: &str, path: &str) -> (String, String) {
@@ -125,12 +126,9 @@ mod tests {
         (answer.lines().next().unwrap_or_default().to_owned(), answer)
     }
 
-    #[test]
-    fn it_answers_this_machine_and_reads_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
-        let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
-        let row = RunRow {
+    /// A run that goes on.
+    fn row() -> RunRow {
+        RunRow {
             run: "run-1".into(),
             plan: None,
             manifest: "m.toml".into(),
@@ -140,9 +138,16 @@ mod tests {
             outcome: None,
             counts: RunCounts::default(),
             details: serde_json::Value::Null,
-        };
+        }
+    }
+
+    #[test]
+    fn it_answers_this_machine_and_reads_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
         let lock = store.lock_run("run-1").unwrap();
-        store.start_run(&row).unwrap();
+        store.start_run(&row()).unwrap();
         let server = Server::http((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = server.server_addr().to_ip().unwrap().port();
         let own = format!("127.0.0.1:{port}");
@@ -166,6 +171,39 @@ mod tests {
             }
             server.unblock();
         });
+        drop(lock);
+    }
+
+    #[test]
+    fn a_browser_follows_a_run_to_its_end() {
+        let Some(browser) = Browser::find() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
+        let lock = store.lock_run("run-1").unwrap();
+        store.start_run(&row()).unwrap();
+        let server = Server::http((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = server.server_addr().to_ip().unwrap().port();
+        let shown = std::thread::scope(|scope| {
+            let (server, store) = (&server, &store);
+            scope.spawn(move || {
+                for request in server.incoming_requests() {
+                    // The run ends while its page is open.
+                    if request.url() == "/content" {
+                        let (outcome, finished_at) = ("done".to_owned(), 1_700_000_005_000);
+                        let end = RunEnd { plan: None, finished_at, outcome, counts: RunCounts::default() };
+                        store.finish_run("run-1", &end).unwrap();
+                    }
+                    drop(answer(store, "latest", port, request));
+                }
+            });
+            // Time passes as fast as the page can use it, and stands still while an answer is on its way.
+            let shown = browser.show(folder, &format!("http://127.0.0.1:{port}/"), &["--virtual-time-budget=5000"]);
+            server.unblock();
+            shown
+        });
+        assert!(shown.page.contains("took 5.00 s") && !shown.page.contains(">running<"), "{}", shown.page);
+        assert!(!shown.said.contains("CONSOLE"), "{}", shown.said);
         drop(lock);
     }
 }

@@ -155,7 +155,7 @@ fn what(store: &Store, words: &[String], runs: &[String], nodes: &[String], outp
     }
     for node in nodes {
         if !is_node(node) {
-            return Err(unknown("pull", node, &known));
+            return Err(unknown("pull --node", node, &known));
         }
         what.nodes.insert(node.clone());
     }

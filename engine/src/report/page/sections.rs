@@ -171,11 +171,11 @@ fn table(out: &mut String, view: &RunView) {
         names.dedup();
         let _ = write!(
             out,
-            "<div class=\"card\"><table><tr><th>{}</th><th>state</th><th>time</th>",
+            "<div class=\"card\"><table><tr><th>{}</th><th>state</th><th class=\"number\">time</th>",
             escape(if kind.is_empty() { "stage" } else { kind })
         );
         for name in &names {
-            let _ = write!(out, "<th>{}</th>", escape(name));
+            let _ = write!(out, "<th class=\"number\">{}</th>", escape(name));
         }
         out.push_str("</tr>\n");
         for (node, figures) in nodes.iter().zip(&all).take(ROWS) {

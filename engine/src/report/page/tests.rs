@@ -1,7 +1,5 @@
 //! The page of a run whose author, stages and collaborators mean no good.
 
-use std::process::Command;
-
 use camino::Utf8Path;
 use sepia_cache::{
     Digest, Metrics, OpenMode, Outcome, PlanNode, Record, RecordInput, RunCounts, RunNode, RunRow, Store,
@@ -13,6 +11,7 @@ use crate::{
         page::{alone, content},
         run_view::{RunView, State},
     },
+    test_browser::{Browser, Shown},
     test_records,
 };
 
@@ -126,30 +125,45 @@ fn what_others_wrote_is_text_and_nothing_is_asked_for() {
 
 #[test]
 fn a_browser_shows_the_page_without_errors_and_without_requests() {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
-    else {
-        return;
-    };
+    let Some(browser) = Browser::find() else { return };
     with_page(|_, page, folder| {
         let file = folder.join("page.html");
         std::fs::write(&file, page).unwrap();
-        let log = folder.join("net.json");
-        let output = Command::new(browser)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom"])
-            .args(["--disable-background-networking", "--disable-component-update", "--no-first-run"])
-            .arg(format!("--user-data-dir={folder}/profile"))
-            .arg(format!("--log-net-log={log}"))
-            .arg(format!("file://{file}"))
-            .output()
-            .unwrap();
-        let shown = String::from_utf8_lossy(&output.stdout);
+        let Shown { page: shown, said, network } = browser.show(folder, &format!("file://{file}"), &[]);
         assert!(shown.contains("<h2>Graph</h2>") && !shown.contains("<title>owned"), "{shown}");
-        let said = String::from_utf8_lossy(&output.stderr);
         assert!(!said.contains("CONSOLE"), "{said}");
         // Requests of the page itself: those that the browser makes for itself name no page as their initiator.
-        let net = std::fs::read_to_string(log).unwrap_or_default();
-        assert!(!net.contains("\"initiator\":\"file://\""), "the page asked for something");
+        assert!(!network.is_empty() && !network.contains("\"initiator\":\"file://\""), "the page asked for something");
+    });
+}
+
+/// Shows `page.html` in a frame that is as wide as a phone, and as wide as a desk's screen, and says how that can be read.
+const READER: &str = include_str!("reader.html");
+
+#[test]
+fn in_a_browser_it_can_be_read_by_day_and_by_night_and_on_a_phone() {
+    let Some(browser) = Browser::find() else { return };
+    with_page(|_, page, folder| {
+        std::fs::write(folder.join("page.html"), page).unwrap();
+        let reader = folder.join("reader.html");
+        std::fs::write(&reader, READER).unwrap();
+        let mut backgrounds = Vec::new();
+        for scheme in [0, 1] {
+            let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
+            let options = ["--allow-file-access-from-files", &scheme];
+            let shown = browser.show(folder, &format!("file://{reader}"), &options).page;
+            let found = shown.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).unwrap_or_default().0;
+            let found: serde_json::Value = serde_json::from_str(found).unwrap_or_else(|_| panic!("{shown}"));
+            for frame in found.as_array().unwrap() {
+                // Nothing sticks out: what is wide is scrolled in a box of its own.
+                assert!(frame["wide"].as_u64() <= frame["window"].as_u64(), "{frame}");
+                // As the guidelines for accessible pages ask (WCAG 2.1, 1.4.3), and not smaller than 11 pixels.
+                assert!(frame["contrast"].as_f64() >= Some(4.5), "{frame}");
+                assert!(frame["size"].as_f64() >= Some(11.0), "{frame}");
+                assert!(frame["texts"].as_u64() > Some(40), "{frame}");
+            }
+            backgrounds.push(found[0]["background"].as_f64().unwrap());
+        }
+        assert!(backgrounds[0] < 0.1 && backgrounds[1] > 0.8, "dark, then light: {backgrounds:?}");
     });
 }
