@@ -232,3 +232,73 @@ pub trait VisionMethod: Send {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::vision::{Architecture, VisionParams},
+        testing::classifier,
+    };
+
+    /// Running means and variances of all norms, one after the other.
+    fn statistics(model: &mut VisionModel) -> Vec<f32> {
+        let norms = model.batch_norms_mut().into_iter();
+        let tensors = norms.flat_map(|norm| [norm.running_mean.clone(), norm.running_var.clone()]);
+        tensors.flat_map(|tensor| tensor.try_into_vec::<f32>().unwrap()).collect()
+    }
+
+    /// What a cut network's norms remember is of the network before: after this, they know whole batches of the training
+    /// images, each counted alike, and nothing else.
+    #[test]
+    fn recalibrated_norms_have_the_mean_of_all_whole_batches() {
+        let device = Device::flex();
+        let train = ImageSplit {
+            size: [1, 8, 8],
+            pixels: (0..12 * 64u32).map(|i| (i * i % 251) as u8).collect(),
+            labels: (0..12).map(|i| i % 10).collect(),
+            class_names: Vec::new(),
+        };
+        let (mean, std) = train.moments();
+        let [channels, height, width] = train.size;
+        let (class_names, images) = (Vec::new(), train.len());
+        let meta = ImageMeta {
+            format: 1,
+            channels,
+            height,
+            width,
+            classes: 10,
+            class_names,
+            train_images: images,
+            validation_images: 0,
+            mean,
+            std,
+        };
+        let data = VisionData { train: &train, meta: &meta, batch_size: 5, device: &device, seed: 7, teacher: None };
+        let resnet = VisionParams { width: Some(4), ..VisionParams::of(Architecture::Resnet20) };
+        let mut model = classifier(resnet, 8);
+        for norm in model.batch_norms_mut() {
+            norm.running_mean = norm.running_mean.clone().add_scalar(7.0);
+            norm.running_var = norm.running_var.clone().mul_scalar(100.0);
+        }
+        let order = epoch_order(images, 7);
+        let [first, second] = [&order[..5], &order[5..10]].map(|indices| {
+            let mut pass = Pass::train();
+            drop(model.forward(ImageBatch::new(&train, &meta, indices, None, &device).images, &mut pass));
+            let mut of_one = model.clone();
+            of_one.mix_statistics(&pass, 1.0);
+            statistics(&mut of_one)
+        });
+        let apart = |model: &mut VisionModel, expected: &dyn Fn(usize) -> f32| {
+            let found = statistics(model);
+            assert_eq!(found.len(), first.len());
+            found.iter().enumerate().map(|(i, x)| (x - expected(i)).abs()).fold(0.0, f32::max)
+        };
+        let mut short = model.clone();
+        data.recalibrate(&mut short, Some(1));
+        assert_eq!(apart(&mut short, &|i| first[i]), 0.0);
+        data.recalibrate(&mut model, None);
+        assert!(apart(&mut model, &|i| f32::midpoint(first[i], second[i])) < 1e-5);
+        assert!(apart(&mut model, &|i| first[i]) > 1e-3, "the two batches must differ");
+    }
+}
