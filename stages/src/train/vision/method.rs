@@ -245,7 +245,7 @@ mod tests {
     fn statistics(model: &mut VisionModel) -> Vec<f32> {
         let norms = model.batch_norms_mut().into_iter();
         let tensors = norms.flat_map(|norm| [norm.running_mean.clone(), norm.running_var.clone()]);
-        tensors.flat_map(|tensor| tensor.try_into_vec::<f32>().unwrap()).collect()
+        tensors.flat_map(|tensor| tensor.try_into_vec_as::<f32>().unwrap()).collect()
     }
 
     /// What a cut network's norms remember is of the network before: after this, they know whole batches of the training
