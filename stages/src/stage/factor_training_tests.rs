@@ -126,13 +126,20 @@ fn cuttlefish_switches_and_resumes_to_the_same_bytes_on_both_sides_of_the_switch
 fn ranks_that_do_not_settle_in_time_leave_the_model_dense_and_a_note() {
     let bench = Bench::new();
     let data = bench.fashion_images(10);
-    let method = json!({ "min_epoch": 0, "threshold": 1e-12, "relaxations": [] });
-    let job = bench.job("never", &[("data", &data)], &["model"]);
-    let mut sink = Recorder::default();
-    let points = Bench::run::<CuttlefishStage>(&params::<CuttlefishStage>(json!({ "method": method })), job, &mut sink);
-    let points = points.unwrap();
-    assert_eq!((result(&points, "switch_epoch"), result(&points, "factored_layers")), (-1.0, 0.0));
-    assert!(sink.notes.iter().any(|note| note.contains("the model stays dense: 3 layers")), "{:?}", sink.notes);
+    let never = json!({ "min_epoch": 0, "threshold": 1e-12, "relaxations": [] });
+    let late = json!({ "min_epoch": 0, "threshold": 1e12, "latest": 0.25 });
+    for (name, method, why) in [
+        ("never", never, "3 layers had not settled in time"),
+        ("late", late, "its layers settled only after 0.25 of all epochs (`latest`)"),
+    ] {
+        let job = bench.job(name, &[("data", &data)], &["model"]);
+        let mut sink = Recorder::default();
+        let params = params::<CuttlefishStage>(json!({ "method": method }));
+        let points = Bench::run::<CuttlefishStage>(&params, job, &mut sink).unwrap();
+        assert_eq!((result(&points, "switch_epoch"), result(&points, "factored_layers")), (-1.0, 0.0));
+        let note = format!("the model stays dense: {why}");
+        assert!(sink.notes.iter().any(|found| found.contains(&note)), "{:?}", sink.notes);
+    }
 }
 
 #[test]

@@ -105,12 +105,13 @@ impl VisionMethod for CuttlefishMethod {
     }
 
     fn deployed(&mut self, model: VisionModel, _: &VisionData<'_>) -> Result<VisionModel, StageError> {
-        if self.run.as_ref().is_some_and(|run| run.switched().is_none()) {
-            let unsettled = self.run.as_ref().map_or(0, Cuttlefish::unsettled);
-            self.notes.push(format!(
-                "the model stays dense: {unsettled} layers had not settled in time; raise `threshold` or `epochs`, or set \
-                 `switch_epoch`"
-            ));
+        if let Some(run) = self.run.as_ref().filter(|run| run.switched().is_none()) {
+            let why = match run.unsettled() {
+                0 => format!("its layers settled only after {} of all epochs (`latest`)", self.params.latest),
+                unsettled => format!("{unsettled} layers had not settled in time"),
+            };
+            self.notes
+                .push(format!("the model stays dense: {why}; raise `threshold` or `epochs`, or set `switch_epoch`"));
         }
         Ok(model)
     }
