@@ -58,6 +58,7 @@ fn the_shipped_schema_is_up_to_date() {
 fn a_mistyped_manifest_is_met_with_the_nearest_name() {
     let project = Project::new();
     project.write("study.toml", "");
+    std::fs::create_dir(project.path("deeper")).unwrap();
     project.write("deeper/other.toml", "");
     for (typed, meant) in [("stduy.toml", "`study.toml`"), ("deeper/othr.toml", "`deeper/other.toml`")] {
         let done = project.sepia(&["run", typed]);
