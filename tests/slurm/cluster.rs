@@ -253,6 +253,13 @@ impl Watched {
         calls.collect()
     }
 
+    /// The arrays that were submitted, as Slurm was told them.
+    pub(crate) fn arrays(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.calls).unwrap_or_default();
+        let arrays = text.lines().filter_map(|line| line.split_once(" --array=")?.1.split(' ').next());
+        arrays.map(str::to_owned).collect()
+    }
+
     /// All questions that were asked of Slurm.
     pub(crate) fn questions(&self) -> Vec<u128> {
         self.calls(&["squeue", "sacct", "scontrol"])
