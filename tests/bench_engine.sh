@@ -144,6 +144,20 @@ def produced(script, folder):
     drop(*made)
     return median(bare), median(full)
 
+def committed(script, folder, hashing):
+    """Seconds from the end of a stage's program to the end of the run, and of hashing its output in the store once more.
+    Not the difference to what the program takes by itself: making 1 GiB takes 0.5 to 1.3 s, depending on the memory it gets."""
+    ended, store = os.path.join(folder, "ended"), os.path.join(folder, ".store")
+    with open("m.toml", "w") as file:
+        file.write(f'[stages.s]\nkind = "command"\nargv = ["sh", "-c", "{script}; date +%s%N > {ended}"]\noutputs = {{ o = "o" }}\n')
+    os.sync()
+    timed([sepia, "run", "m.toml", "--store", store])
+    took = time.time() - int(open(ended).read()) / 1e9
+    objects = (os.path.join(at, name) for at, _, names in os.walk(os.path.join(store, "objects")) for name in names)
+    hashed = hashing(max(objects, key=os.path.getsize)) if hashing else 0
+    drop(store)
+    return took, hashed
+
 def in_memory():
     "A folder that no disk is behind, so that what is measured is the engine: removed with the process's other files."
     return tempfile.mkdtemp(dir="/dev/shm", prefix="sepia-bench-")
@@ -166,13 +180,13 @@ def large():
     memory = in_memory()
     source = os.path.join(memory, "source")
     subprocess.run(["sh", "-c", f"head -c 1073741824 /dev/urandom > {source}"], check=True)
-    bare, full = produced(f"cp {source} o", memory)
-    print(f"1 GiB, store on tmpfs: made in {bare:.2f} s, as a stage in {full:.2f} s")
     name, hashing = hasher()
+    commits, hashes = zip(*(committed(f"cp {source} o", memory, hashing) for _ in range(9)))
+    commit = median(commits)
+    print(f"1 GiB, store on tmpfs: {commit:.2f} s from the end of the program to the end of the run; the aim is 0.25 s")
     if name:
-        b3sum = median(hashing(source) for _ in range(5))
-        print(f"       {name} takes {b3sum:.2f} s; the aim for a commit is 0.25 s")
-        bar(f"1 GiB committed, against {name}", max(full - bare, 0) / b3sum, 1.3, "x")
+        print(f"       {name} takes {median(hashes):.2f} s of the same file")
+        bar(f"1 GiB committed, against {name}", commit / median(hashes), 1.3, "x")
     else:
         print("       neither b3sum (cargo install b3sum) nor blake3 for Python (pip install blake3): not compared")
     shutil.copyfile(source, "o")
