@@ -141,15 +141,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn it_answers_this_machine_and_reads_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
+    /// The store of a run that goes on, and a server for it.
+    fn under_way(folder: &Utf8Path) -> (Store, RunLock, Server, u16) {
         let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
         let lock = store.lock_run("run-1").unwrap();
         store.start_run(&row()).unwrap();
         let server = Server::http((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = server.server_addr().to_ip().unwrap().port();
+        (store, lock, server, port)
+    }
+
+    #[test]
+    fn it_answers_this_machine_and_reads_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, lock, server, port) = under_way(Utf8Path::from_path(folder.path()).unwrap());
         let own = format!("127.0.0.1:{port}");
         std::thread::scope(|scope| {
             let (server, store) = (&server, &store);
@@ -179,11 +184,7 @@ mod tests {
         let Some(browser) = Browser::find() else { return };
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
-        let store = Store::open(&folder.join(".sepia"), OpenMode::Create).unwrap();
-        let lock = store.lock_run("run-1").unwrap();
-        store.start_run(&row()).unwrap();
-        let server = Server::http((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = server.server_addr().to_ip().unwrap().port();
+        let (store, lock, server, port) = under_way(folder);
         let shown = std::thread::scope(|scope| {
             let (server, store) = (&server, &store);
             scope.spawn(move || {
