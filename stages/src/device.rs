@@ -27,10 +27,25 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
         Dtype::F16 => DType::F16,
     };
     let device = match ctx.device() {
-        stage::Device::Cpu => Device::flex(),
+        stage::Device::Cpu => cpu(),
         stage::Device::Cuda(index) => cuda(index, ctx)?,
     };
     Ok((device, dtype))
+}
+
+/// The CPU, as burn computes on it.
+#[cfg(not(feature = "cubecl-cpu"))]
+#[must_use]
+pub(crate) fn cpu() -> Device {
+    Device::flex()
+}
+
+/// The CPU: as burn computes on it, or, if the variable `SEPIA_CUBECL_CPU` is set, with the kernels that burn has for GPUs,
+/// queued, fused and compiled as they are there. That is how what is written for GPUs is tested where there is none.
+#[cfg(feature = "cubecl-cpu")]
+#[must_use]
+pub(crate) fn cpu() -> Device {
+    if std::env::var_os("SEPIA_CUBECL_CPU").is_some() { Device::cpu() } else { Device::flex() }
 }
 
 #[cfg(feature = "cuda")]
@@ -50,6 +65,18 @@ fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
 fn cuda(_: usize, _: &StageContext<'_>) -> Result<Device, StageError> {
     Err(StageError::new("this binary was built without CUDA")
         .help("build with `--features cuda`, or choose device = \"cpu\""))
+}
+
+/// Hands over what an update has queued, without waiting until it is computed.
+///
+/// A GPU's operations are queued, and those that stand together are fused into one kernel, which rounds a little differently
+/// than each by itself. What stands together must not depend on where a run was logged, saved or resumed: after this, every
+/// update begins with an empty queue.
+///
+/// # Errors
+/// When the device has failed.
+pub fn end_update(device: &Device) -> Result<(), StageError> {
+    device.flush().map_err(|error| StageError::new(format!("the device cannot go on: {error}")))
 }
 
 /// Runs `work` with exactly the number of threads that the stage was given, whatever the machine has.

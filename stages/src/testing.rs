@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use camino::{Utf8Path, Utf8PathBuf};
 use sepia_engine::stage::{
-    InputFiles, Job, MetricPoint, Progress, Sink, Stage, StageContext, StageError, StopFlag, parse_metrics,
+    self, InputFiles, Job, MetricPoint, Progress, Sink, Stage, StageContext, StageError, StopFlag, parse_metrics,
 };
 
 use crate::{
@@ -12,10 +12,25 @@ use crate::{
     stage::{ImageDataset, ImageDatasetParams},
 };
 
+/// Where tests compute: on the CPU. With the variable `SEPIA_TEST_CUDA` on a GPU, if that was built in; with
+/// `SEPIA_CUBECL_CPU` with the kernels for GPUs on the CPU (see [`crate::device`]).
+pub(crate) fn test_device() -> Device {
+    #[cfg(feature = "cuda")]
+    if on_gpu() {
+        return Device::cuda(0);
+    }
+    crate::device::cpu()
+}
+
+/// Whether tests compute on a GPU.
+fn on_gpu() -> bool {
+    cfg!(feature = "cuda") && std::env::var_os("SEPIA_TEST_CUDA").is_some()
+}
+
 /// A new classifier for square images of one channel and ten classes.
 pub(crate) fn classifier(model: VisionParams, side: usize) -> VisionModel {
     let config = VisionConfig { model, channels: 1, image_size: [side; 2], classes: 10 };
-    VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &Device::flex())
+    VisionModel::new(config, |name| name.bytes().map(u64::from).sum(), &test_device())
 }
 
 /// LeNet for the images that ship.
@@ -94,6 +109,7 @@ impl Bench {
             metrics: folder.join("metrics.tsv"),
             checkpoints: Some(folder.join("checkpoints")),
             checkpoint_seconds: 3600,
+            device: if on_gpu() { stage::Device::Cuda(0) } else { stage::Device::Cpu },
             ..Job::default()
         }
     }

@@ -2,9 +2,11 @@
 
 use std::sync::OnceLock;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::testing::test_device;
 
 /// A matrix as the file writes it: rows of numbers, torch layout.
 pub(crate) type Rows = Vec<Vec<f64>>;
@@ -47,7 +49,7 @@ impl Vector {
 pub(crate) fn tensor(rows: &Rows, dtype: DType) -> Tensor<2> {
     let shape = [rows.len(), rows[0].len()];
     let flat: Vec<f64> = rows.iter().flatten().copied().collect();
-    Tensor::from_data(TensorData::new(flat, shape), (&Device::flex(), dtype))
+    Tensor::from_data(TensorData::new(flat, shape), (&test_device(), dtype))
 }
 
 /// A tensor's entries in f64, row by row.

@@ -232,6 +232,7 @@ fn up(basis: &Tensor<2>, compressed: Tensor<2>, [m, n]: [usize; 2]) -> Tensor<2>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
     use crate::vectors::{assert_close, assert_near, flat, tensor, vector};
 
     #[test]
@@ -251,7 +252,7 @@ mod tests {
     }
 
     fn normal(shape: [usize; 2], seed: u64) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &Device::flex())
+        Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &test_device())
     }
 
     fn run(mut flora: Flora, mut weight: Tensor<2>, seeds: std::ops::Range<u64>) -> (Tensor<2>, Flora) {
@@ -267,11 +268,11 @@ mod tests {
             let params =
                 FloraParams { rank: 4, kappa: 2, scale_parameter: true, compress_gradient: true, ..Default::default() };
             let config = FloraConfig { params, weight_decay: 0.1 };
-            let new = || Flora::new(config, shape, &Device::flex(), DType::F32, 3);
+            let new = || Flora::new(config, shape, &test_device(), DType::F32, 3);
             let start = normal(shape, 99);
             let (whole, _) = run(new(), start.clone(), 0..6);
             let (half, flora) = run(new(), start, 0..3);
-            let (mut resumed, mut state) = (new(), State::new(&Device::flex()));
+            let (mut resumed, mut state) = (new(), State::new(&test_device()));
             flora.save("w", &mut state);
             resumed.load("w", &mut state).unwrap();
             assert_eq!(flat(&run(resumed, half, 3..6).0), flat(&whole));
@@ -282,7 +283,7 @@ mod tests {
     fn state_is_the_projected_moment_and_adafactors_rows_and_columns() {
         let of = |shape, rank| {
             let config = with(FloraParams { rank, ..FloraParams::default() });
-            Flora::new(config, shape, &Device::flex(), DType::F32, 3).floats()
+            Flora::new(config, shape, &test_device(), DType::F32, 3).floats()
         };
         assert_eq!(of([64, 128], 16), 16 * 128 + 64 + 128);
         assert_eq!(of([128, 64], 16), 16 * 128 + 64 + 128);
@@ -294,7 +295,7 @@ mod tests {
     #[test]
     fn the_moment_changes_its_projection_at_multiples_of_kappa() {
         let params = FloraParams { rank: 4, kappa: 3, ..FloraParams::default() };
-        let flora = |kappa| Flora::new(with(FloraParams { kappa, ..params }), [12, 20], &Device::flex(), DType::F32, 3);
+        let flora = |kappa| Flora::new(with(FloraParams { kappa, ..params }), [12, 20], &test_device(), DType::F32, 3);
         let start = normal([12, 20], 9);
         for (steps, same) in [(2, true), (3, true), (4, false)] {
             let one = flat(&run(flora(3), start.clone(), 0..steps).0);
@@ -308,10 +309,10 @@ mod tests {
         let shape = [12, 20];
         let gradient = normal(shape, 1);
         let mut flora =
-            Flora::new(with(FloraParams { rank: 4, ..FloraParams::default() }), shape, &Device::flex(), DType::F32, 3);
+            Flora::new(with(FloraParams { rank: 4, ..FloraParams::default() }), shape, &test_device(), DType::F32, 3);
         let moved = flora.step(gradient.zeros_like(), &gradient, 1.0).unwrap().0;
         let constants = AdafactorConfig::default();
-        let update = Factored::new(shape, &Device::flex(), DType::F32).normalise(&gradient, &constants);
+        let update = Factored::new(shape, &test_device(), DType::F32).normalise(&gradient, &constants);
         for (found, expected) in flat(&moved).iter().zip(flat(&update)) {
             assert_near(*found, -0.1 * expected, 1e-6);
         }

@@ -188,13 +188,14 @@ impl Method for Lora {
 mod tests {
     use burn::{
         module::{Module, Param},
-        tensor::{DType, Device},
+        tensor::DType,
     };
 
     use super::*;
     use crate::{
         method::ReloraParams,
         model::Linear,
+        testing::test_device,
         train::{AdamHyper, Held},
         vectors::{assert_close, assert_near, flat, tensor, vector},
     };
@@ -219,8 +220,8 @@ mod tests {
         let expected: usize = vector.expected("lora");
         let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 1 };
         let lora = Lora::new(params, &setup);
-        let weight = Tensor::zeros(shape, &Device::flex());
-        let (a, b) = (lora.draw_a("x", 0, &weight), Tensor::zeros([shape[0], params.rank], &Device::flex()));
+        let weight = Tensor::zeros(shape, &test_device());
+        let (a, b) = (lora.draw_a("x", 0, &weight), Tensor::zeros([shape[0], params.rank], &test_device()));
         let mut linear = Linear { weight: Param::from_tensor(weight), adapter: None };
         adapters::attach(&mut linear, a, b, lora.options());
         assert_eq!(linear.adapter.unwrap().num_params(), expected);
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn both_draws_of_a_are_random_within_their_bounds() {
-        let like = Tensor::<2>::zeros([1, 1], &Device::flex());
+        let like = Tensor::<2>::zeros([1, 1], &test_device());
         let a = flat(&LoraInit::Kaiming.draw([50, 100], 1, &like));
         assert!(a.iter().all(|x| x.abs() <= 0.1) && a.iter().any(|x| x.abs() > 0.09));
         let variance = a.iter().map(|x| x * x).sum::<f64>() / a.len() as f64;

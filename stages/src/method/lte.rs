@@ -197,14 +197,12 @@ impl Method for Lte {
 
 #[cfg(test)]
 mod tests {
-    use burn::{
-        module::Module,
-        tensor::{DType, Device},
-    };
+    use burn::{module::Module, tensor::DType};
 
     use super::*;
     use crate::{
         model::{Adapter, LlamaConfig},
+        testing::test_device,
         train::AdamHyper,
         vectors::{Rows, assert_close, flat, tensor, vector},
     };
@@ -216,7 +214,7 @@ mod tests {
 
     fn small() -> Llama {
         let config = LlamaConfig { d_model: 8, d_ff: 12, n_layer: 1, n_head: 2, vocab_size: 11, seq_len: 8 };
-        Llama::new(config, |name| derive_seed(5, name, 0), &Device::flex().autodiff())
+        Llama::new(config, |name| derive_seed(5, name, 0), &test_device().autodiff())
     }
 
     /// Heads whose branches are these matrices: A the identity of each, B the matrices beside each other.
@@ -260,7 +258,7 @@ mod tests {
         let a = lte(LteParams { rank: 3, heads: 2, ..LteParams::default() }).draw_a(
             "x",
             0,
-            &Tensor::zeros([5, 12], &Device::flex()),
+            &Tensor::zeros([5, 12], &test_device()),
         );
         assert_eq!(a.dims(), [6, 12]);
         for head in 0..2 {

@@ -91,14 +91,15 @@ pub fn zeros<const D: usize>(moment: &Tensor<D>) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device};
+    use burn::tensor::DType;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::test_device;
     use crate::vectors::{assert_near, vector};
 
     fn row(values: &[f64]) -> Tensor<1> {
-        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (&Device::flex(), DType::F64))
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (&test_device(), DType::F64))
     }
 
     #[test]

@@ -308,6 +308,7 @@ impl MatrixMethod for Sst {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
     use crate::vectors::{Rows, assert_close, assert_near, flat, tensor, vector};
 
     #[test]
@@ -351,7 +352,7 @@ mod tests {
         let (weight, gradient) = (tensor(&rows(1), DType::F32), tensor(&rows(2), DType::F32));
         let params = SstParams { rank: 2, every: 3, warmup: 1 };
         let config = SstConfig { params, hyper: AdamHyper::default() };
-        let mut sst = Sst::new(config, [6, 5], &Device::flex(), DType::F32, 7);
+        let mut sst = Sst::new(config, [6, 5], &test_device(), DType::F32, 7);
         let before = Factors::of(&weight).unwrap();
         let (after, _) = sst.step(weight, &gradient, 0.01).unwrap();
         let factors = sst.factors.as_ref().unwrap();

@@ -78,7 +78,6 @@ pub fn numerical_rank(matrix: &Mat<f64>, tolerance: LocalTolerance) -> Result<us
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
     use crate::{
@@ -86,13 +85,14 @@ mod tests {
         metric::local::{LinearLayer, ranks_at},
         model::vision::{Architecture, VisionParams},
         random::Rng,
+        testing::test_device,
         testing::{classifier, lenet},
         vectors::{Rows, vector},
     };
 
     fn image(side: usize, seed: u64) -> Tensor<4> {
         let values = Rng::new(seed).normal(side * side, 1.0);
-        Tensor::from_data(TensorData::new(values, [1, 1, side, side]), &Device::flex())
+        Tensor::from_data(TensorData::new(values, [1, 1, side, side]), &test_device())
     }
 
     /// The outputs of a layer at an image, off the tape.
@@ -117,10 +117,10 @@ mod tests {
         for pixel in [0, 300, 783] {
             let mut bright = vec![0.0f32; 784];
             bright[pixel] = 1.0;
-            let bright = Tensor::from_data(TensorData::new(bright, [1, 1, 28, 28]), &Device::flex());
+            let bright = Tensor::from_data(TensorData::new(bright, [1, 1, 28, 28]), &test_device());
             let (with, without) = (
                 outputs(&model, "conv1", bright),
-                outputs(&model, "conv1", Tensor::zeros([1, 1, 28, 28], &Device::flex())),
+                outputs(&model, "conv1", Tensor::zeros([1, 1, 28, 28], &test_device())),
             );
             for (unit, (with, without)) in with.iter().zip(&without).enumerate() {
                 assert!((found[(unit, pixel)] - (with - without)).abs() < 1e-5, "{unit} {pixel}");

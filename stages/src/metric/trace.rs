@@ -132,12 +132,13 @@ fn transposed_product(values: &[f32], n: usize, vector: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device};
+    use burn::tensor::DType;
 
     use super::*;
     use crate::{
         linalg::{host::to_host, svd::singular_values},
         metric::rank::Spectrum,
+        testing::test_device,
         vectors::{assert_near, tensor, vector},
     };
 
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_warm_start_agrees_with_the_exact_value_and_survives_a_checkpoint() {
-        let device = Device::flex();
+        let device = test_device();
         let random = |seed, std| {
             let values = Rng::new(seed).normal(24 * 60, std);
             Tensor::<2>::from_data(TensorData::new(values, [24, 60]), &device)

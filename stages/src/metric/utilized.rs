@@ -140,13 +140,14 @@ fn eigen(gram: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), LinalgError> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device, TensorData};
+    use burn::tensor::{DType, TensorData};
 
     use super::*;
     use crate::{
         model::vision::{Form, Geometry},
         ops::{Conv, conv2d},
         random::Rng,
+        testing::test_device,
         vectors::{Rows, assert_near, tensor, vector},
     };
 
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_convolution_sees_the_patches_that_its_matrix_is_multiplied_with() {
-        let device = Device::flex();
+        let device = test_device();
         let conv = Conv::same(2, 3, 3, 2);
         let values = Rng::new(1).normal(2 * 2 * 5 * 7, 1.0);
         let maps = Tensor::<4>::from_data(TensorData::new(values, [2, 2, 5, 7]), &device);

@@ -115,11 +115,14 @@ mod tests {
     use camino::Utf8PathBuf;
 
     use super::{super::hf, *};
-    use crate::linalg::factor::{Kept, spectral_factors};
+    use crate::{
+        linalg::factor::{Kept, spectral_factors},
+        testing::test_device,
+    };
 
     #[test]
     fn a_factored_model_survives_the_round_trip_and_computes_the_product() {
-        let device = Device::flex();
+        let device = test_device();
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 };
         let seed = |name: &str| sepia_engine::stage::derive_seed(1, name, 0);
         let dense = Llama::new(config, seed, &device);

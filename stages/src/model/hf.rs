@@ -347,10 +347,11 @@ fn write_views(path: &Utf8Path, views: Vec<(String, impl View)>) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::{super::llama::named_weights, *};
+    use crate::testing::test_device;
 
     fn model() -> Llama {
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 };
-        Llama::new(config, |name| sepia_engine::stage::derive_seed(1, name, 0), &Device::flex())
+        Llama::new(config, |name| sepia_engine::stage::derive_seed(1, name, 0), &test_device())
     }
 
     fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
@@ -364,7 +365,7 @@ mod tests {
         let (_temp, folder) = folder();
         save(&model(), &folder, None).unwrap();
         let first = fs_err::read(folder.join(WEIGHTS)).unwrap();
-        let read = load(&folder, &Device::flex()).unwrap();
+        let read = load(&folder, &test_device()).unwrap();
         assert_eq!(named_weights(&read), named_weights(&model()));
         save(&read, &folder, None).unwrap();
         assert_eq!(fs_err::read(folder.join(WEIGHTS)).unwrap(), first);
@@ -382,7 +383,7 @@ mod tests {
         let file = SafeTensors::deserialize(&first).unwrap();
         assert!(file.iter().all(|(_, view)| view.dtype() == Dtype::BF16));
         assert_eq!(file.iter().map(|(_, view)| view.data().len()).sum::<usize>(), 2 * model().config().parameters());
-        let read = load(&folder, &Device::flex()).unwrap();
+        let read = load(&folder, &test_device()).unwrap();
         assert_eq!(named_weights(&read), named_weights(&narrow.held_in(DType::F32)));
         save(&read.held_in(DType::BF16), &folder, None).unwrap();
         assert_eq!(fs_err::read(folder.join(WEIGHTS)).unwrap(), first);
@@ -405,16 +406,16 @@ mod tests {
             fs_err::write(folder.join(INDEX), index.to_string()).unwrap();
         };
         write(&map);
-        let read = load(&folder, &Device::flex()).unwrap();
+        let read = load(&folder, &test_device()).unwrap();
         assert_eq!(named_weights(&read), named_weights(&model()));
 
         map.insert("lm_head.weight".to_owned(), "../elsewhere.safetensors".into());
         write(&map);
-        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        let error = load(&folder, &test_device()).unwrap_err().to_string();
         assert!(error.ends_with("`../elsewhere.safetensors` leads outside the model's folder"), "{error}");
         map.remove("lm_head.weight");
         write(&map);
-        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        let error = load(&folder, &test_device()).unwrap_err().to_string();
         assert!(error.ends_with("there is no `lm_head.weight`"), "{error}");
     }
 
@@ -425,10 +426,10 @@ mod tests {
         let path = folder.join(CONFIG);
         let text = fs_err::read_to_string(&path).unwrap();
         fs_err::write(&path, text.replace("\"llama\"", "\"gpt2\"")).unwrap();
-        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        let error = load(&folder, &test_device()).unwrap_err().to_string();
         assert!(error.ends_with("model_type is `gpt2`, not `llama`"), "{error}");
         fs_err::write(&path, text.replace("\"intermediate_size\": 24", "\"intermediate_size\": 32")).unwrap();
-        let error = load(&folder, &Device::flex()).unwrap_err().to_string();
+        let error = load(&folder, &test_device()).unwrap_err().to_string();
         let expected = "`model.layers.0.mlp.gate_proj.weight` has shape [24, 16] instead of [32, 16]";
         assert!(error.ends_with(expected), "{error}");
     }

@@ -372,6 +372,7 @@ pub fn named_weights(model: &Llama) -> Vec<(String, TensorData)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
 
     fn tiny() -> LlamaConfig {
         LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 }
@@ -383,7 +384,7 @@ mod tests {
 
     #[test]
     fn parameters_are_those_the_config_counts_and_are_named_as_in_hugging_face_files() {
-        let model = Llama::new(tiny(), seed, &Device::flex());
+        let model = Llama::new(tiny(), seed, &test_device());
         assert_eq!(model.num_params(), tiny().parameters());
         let mut found: Vec<_> =
             named_weights(&model).into_iter().map(|(name, data)| (name, data.shape().as_slice().to_vec())).collect();
@@ -396,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_position_sees_nothing_of_what_follows() {
-        let device = Device::flex();
+        let device = test_device();
         let model = Llama::new(tiny(), seed, &device);
         let rope = model.rope(8, &device);
         let logits = |last: i32| {
@@ -412,7 +413,7 @@ mod tests {
     fn initial_weights_do_not_depend_on_other_parameters() {
         let weight = |n_layer| {
             let config = LlamaConfig { n_layer, ..tiny() };
-            let weights = named_weights(&Llama::new(config, seed, &Device::flex()));
+            let weights = named_weights(&Llama::new(config, seed, &test_device()));
             weights.into_iter().find(|(name, _)| name == "lm_head.weight").unwrap().1
         };
         assert_eq!(weight(1), weight(3));

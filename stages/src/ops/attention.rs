@@ -334,13 +334,16 @@ impl Fused<3> for FusedAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::{
+        ops::fused::testing::{assert_same, random},
+        testing::test_device,
+    };
 
     #[test]
     fn both_forms_agree_within_a_block_and_beyond() {
         for (seq, seq_len) in [(5, 5), (64, 64), (150, 200)] {
             let heads = Heads { batch: 3, seq, n_head: 2, head_dim: 8 };
-            let rope = Rope::new(seq_len, 8, 10_000.0, &Device::flex());
+            let rope = Rope::new(seq_len, 8, 10_000.0, &test_device());
             let shape = [3 * seq, 16];
             assert_same(
                 [random(shape, 1), random(shape, 2), random(shape, 3)],

@@ -213,10 +213,13 @@ impl Fused<3> for FusedBatchNorm {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device};
+    use burn::tensor::DType;
 
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::{
+        ops::fused::testing::{assert_same, random},
+        testing::test_device,
+    };
 
     fn maps(x: Tensor<2>, [batch, channels, h, w]: [usize; 4]) -> Tensor<4> {
         x.reshape([batch, channels, h, w])
@@ -246,7 +249,7 @@ mod tests {
     #[test]
     fn statistics_are_those_of_the_plain_form() {
         let x = maps(random([6, 4 * 35], 1) * 0.5 + 100.0, [6, 4, 5, 7]);
-        let norm = norm([Tensor::ones([1, 4], &Device::flex()), Tensor::zeros([1, 4], &Device::flex())], false);
+        let norm = norm([Tensor::ones([1, 4], &test_device()), Tensor::zeros([1, 4], &test_device())], false);
         let wide = |x: Tensor<1>| x.cast(DType::F64);
         let exact = {
             let Norm { weight, bias, eps, relu } = norm.clone();

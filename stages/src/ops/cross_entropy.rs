@@ -93,7 +93,10 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::{
+        ops::fused::testing::{assert_same, random},
+        testing::test_device,
+    };
 
     #[test]
     fn both_forms_agree() {
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn equal_logits_cost_the_logarithm_of_their_number() {
-        let device = burn::tensor::Device::flex();
+        let device = test_device();
         let targets = Tensor::<1, Int>::from_ints([3, 0], &device);
         let loss = cross_entropy_sum(Tensor::zeros([2, 7], &device), targets).into_scalar::<f32>();
         assert!((f64::from(loss) - 2.0 * 7.0f64.ln()).abs() < 1e-6);
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_logit_that_is_not_finite_shows_in_the_loss() {
-        let device = burn::tensor::Device::flex();
+        let device = test_device();
         for bad in [f32::NAN, f32::INFINITY] {
             let logits = Tensor::<2>::from_floats([[0.0, bad, 1.0]], &device);
             let loss = cross_entropy_sum(logits, Tensor::<1, Int>::from_ints([0], &device)).into_scalar::<f32>();

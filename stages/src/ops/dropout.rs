@@ -110,14 +110,17 @@ impl Fused<1> for FusedDropout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::{
+        ops::fused::testing::{assert_same, random},
+        testing::test_device,
+    };
 
     #[test]
     fn both_forms_drop_the_same_entries() {
         let (rate, seed) = (0.25, 7);
         let mask = mask(70 * 600, 16_384, seed);
         let mask: Vec<f32> = mask.iter().map(|&keep| if keep { 4.0 / 3.0 } else { 0.0 }).collect();
-        let mask = Tensor::<2>::from_data(TensorData::new(mask, [70, 600]), &burn::tensor::Device::flex());
+        let mask = Tensor::<2>::from_data(TensorData::new(mask, [70, 600]), &test_device());
         assert_same(
             [random([70, 600], 1)],
             |[x]| dropout(x, rate, seed),
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_asked_share_is_dropped_and_the_mean_kept() {
-        let ones = Tensor::<2>::ones([300, 1000], &burn::tensor::Device::flex());
+        let ones = Tensor::<2>::ones([300, 1000], &test_device());
         let dropped = dropout(ones.clone(), 0.1, 1);
         let mean = dropped.clone().mean().into_scalar::<f32>();
         assert!((mean - 1.0).abs() < 0.005, "{mean}");
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn the_mask_of_a_device_drops_the_asked_share_and_depends_on_its_seed_alone() {
         let of = |seed| {
-            let mask = device_mask(1 << 18, 16_384, seed, &Device::flex());
+            let mask = device_mask(1 << 18, 16_384, seed, &test_device());
             mask.int().into_data().convert::<i64>().as_slice::<i64>().unwrap().to_vec()
         };
         let share = |mask: &[i64]| mask.iter().sum::<i64>() as f64 / mask.len() as f64;
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn in_half_precision_forward_and_backward_drop_the_same_entries() {
-        let x = Tensor::<2>::ones([64, 64], &Device::flex()).cast(DType::BF16).autodiff().require_grad();
+        let x = Tensor::<2>::ones([64, 64], &test_device()).cast(DType::BF16).autodiff().require_grad();
         let y = dropout(x.clone(), 0.5, 3);
         let grad = x.grad(&y.clone().sum().backward()).unwrap();
         assert_eq!(y.clone().inner().into_data(), grad.into_data());

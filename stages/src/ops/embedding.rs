@@ -89,7 +89,7 @@ mod tests {
     use burn::tensor::DType;
 
     use super::*;
-    use crate::{ops::fused::testing::random, random::Rng};
+    use crate::{ops::fused::testing::random, random::Rng, testing::test_device};
 
     /// What burn's backward pass makes of the same gradient.
     fn expected(tokens: &[i32], vocab_size: usize, rows: &Tensor<2>) -> Tensor<2> {
@@ -107,7 +107,7 @@ mod tests {
         for (index, tokens) in batches.into_iter().enumerate() {
             let vocab_size = 40.max(tokens.iter().max().map_or(0, |token| *token as usize + 2));
             let rows = random([tokens.len(), 24], 5);
-            let found = Occurrences::of(&tokens, vocab_size, &Device::flex()).sum(rows.clone());
+            let found = Occurrences::of(&tokens, vocab_size, &test_device()).sum(rows.clone());
             assert_eq!(found.dims(), [vocab_size, 24]);
             let apart = (found.clone() - expected(&tokens, vocab_size, &rows)).abs().max().into_scalar::<f32>();
             assert!(apart < 1e-5, "{index}: {apart}");
@@ -117,8 +117,8 @@ mod tests {
     /// In bf16 a sum stops at 256 times what is added: here it is made in f32.
     #[test]
     fn gradients_in_bf16_are_added_up_in_f32() {
-        let occurrences = Occurrences::of(&[1; 1000], 3, &Device::flex());
-        let found = occurrences.sum(Tensor::ones([1000, 2], (&Device::flex(), DType::BF16)));
+        let occurrences = Occurrences::of(&[1; 1000], 3, &test_device());
+        let found = occurrences.sum(Tensor::ones([1000, 2], (&test_device(), DType::BF16)));
         assert_eq!(found.dtype(), DType::F32);
         assert_eq!(found.try_into_vec_as::<f32>().unwrap(), [0.0, 0.0, 1000.0, 1000.0, 0.0, 0.0]);
     }

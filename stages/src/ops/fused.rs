@@ -147,12 +147,12 @@ pub(crate) fn to_tensor<const D: usize>(host: Host) -> Tensor<D> {
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::random::Rng;
+    use crate::{random::Rng, testing::test_device};
 
     /// A normal random matrix.
     pub(in crate::ops) fn random(shape: [usize; 2], seed: u64) -> Tensor<2> {
         let values = Rng::new(seed).normal(shape[0] * shape[1], 1.0);
-        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+        Tensor::from_data(TensorData::new(values, shape), &test_device())
     }
 
     /// Outputs of two forms and the gradients of all their inputs agree, for a random gradient of the output.

@@ -141,10 +141,13 @@ fn spread(Sizes { w, columns, .. }: Sizes, dy: &[f32], places: &[u8], dx: &mut [
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::{
+        ops::fused::testing::{assert_same, random},
+        testing::test_device,
+    };
 
     #[test]
     fn both_forms_agree_where_squares_do_not_fill_the_map_too() {
@@ -164,7 +167,7 @@ mod tests {
         let nan = f32::NAN;
         let x = [[0.0, 0.0, 1.0, nan], [0.0, 0.0, 5.0, 2.0]].concat();
         for pool in [max_pool, plain] {
-            let x = Tensor::<1>::from_data(TensorData::from(&x[..]), &Device::flex()).reshape([1, 1, 2, 4]);
+            let x = Tensor::<1>::from_data(TensorData::from(&x[..]), &test_device()).reshape([1, 1, 2, 4]);
             let x = x.autodiff().require_grad();
             let y = pool(x.clone(), 2);
             let mut tape = y.clone().sum().backward();
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn squares_of_another_size_are_left_to_burn() {
-        let y = max_pool(Tensor::ones([1, 2, 9, 9], &Device::flex()), 3);
+        let y = max_pool(Tensor::ones([1, 2, 9, 9], &test_device()), 3);
         assert_eq!(y.dims(), [1, 2, 3, 3]);
     }
 }

@@ -36,16 +36,17 @@ pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     use super::*;
+    use crate::testing::test_device;
 
     /// bf16 keeps 8 bits: beside 1 it has 1 + 1/128. What lies in the middle goes to the even one of both.
     #[test]
     fn what_is_put_away_is_rounded_to_the_nearest_and_ties_to_even() {
         let step = 1.0 / 128.0_f32;
         let values = vec![1.0 + 0.49 * step, 1.0 + 0.5 * step, 1.0 + 0.51 * step, 1.0 + 1.5 * step, -1.0 - 0.5 * step];
-        let tensor = Tensor::<1>::from_data(TensorData::new(values, [5]), &Device::flex());
+        let tensor = Tensor::<1>::from_data(TensorData::new(values, [5]), &test_device());
         let put_away = held(tensor.clone(), DType::BF16);
         assert_eq!(put_away.dtype(), DType::BF16);
         let back: Vec<f32> = widened(put_away).try_into_vec_as().unwrap();

@@ -155,6 +155,7 @@ mod tests {
         method::vision::AnyVisionMethod,
         model::vision::Form,
         stage::TrainClassifier,
+        testing::test_device,
         testing::{Bench, Recorder, result},
     };
 
@@ -203,7 +204,7 @@ mod tests {
         let lenet = serde_json::from_value(lenet).unwrap();
         Bench::run::<TrainClassifier<AnyVisionMethod>>(&lenet, job, &mut Recorder::default()).unwrap();
         // One that is nearly the same and smaller, and one that always gives the first class and is smaller still.
-        let device = burn::tensor::Device::flex();
+        let device = test_device();
         let mut model = load_vision(&dense, &device).unwrap();
         let [good, dull] = ["good", "dull"].map(|name| bench.path(name));
         factor::factorize_layer(model.layer_mut("fc1").unwrap(), Form::Channel, 60, false).unwrap();

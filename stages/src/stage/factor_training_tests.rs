@@ -12,7 +12,7 @@ use crate::{
         vision::{AnyVisionMethod, VISION_METHOD_INFOS},
     },
     model::vision::{VisionConfig, VisionModel, load_vision, save_vision},
-    testing::{Bench, Recorder, result},
+    testing::{Bench, Recorder, result, test_device},
     train::vision::VisionMethodParams as _,
 };
 
@@ -25,7 +25,7 @@ fn params<S: Stage>(more: serde_json::Value) -> S::Params {
 }
 
 fn model(folder: &Utf8Path) -> VisionModel {
-    load_vision(folder, &burn::tensor::Device::flex()).unwrap()
+    load_vision(folder, &test_device()).unwrap()
 }
 
 fn weights(folder: &Utf8Path) -> Vec<u8> {
@@ -257,7 +257,7 @@ fn a_student_learns_from_its_teacher_and_resumes_to_the_same_bytes() {
     // Nor for other images.
     let config = VisionConfig { classes: 3, ..model(&dense).config().clone() };
     let foreign = bench.path("foreign");
-    save_vision(&VisionModel::new(config, |_| 1, &burn::tensor::Device::flex()), &foreign).unwrap();
+    save_vision(&VisionModel::new(config, |_| 1, &test_device()), &foreign).unwrap();
     let error = train("foreign", &[("data", &data), ("teacher", &foreign)], more).unwrap_err().to_string();
     let expected = "input `teacher`: the model was made for 1x28x28 images of 3 classes, but the data has 1x28x28 images \
                     of 10 classes";

@@ -147,7 +147,7 @@ fn by_rule(path: &str, linear: &Linear, rule: RankRule) -> Result<usize, LayerEr
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use crate::testing::test_device;
     use camino::Utf8PathBuf;
     use serde_json::json;
 
@@ -162,7 +162,7 @@ mod tests {
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 2, n_head: 2, vocab_size: 11, seq_len: 8 };
         let seed = |name: &str| sepia_engine::stage::derive_seed(1, name, 0);
         let folder = bench.path("dense");
-        model::save(&Llama::new(config, seed, &Device::flex()), &folder, None).unwrap();
+        model::save(&Llama::new(config, seed, &test_device()), &folder, None).unwrap();
         folder
     }
 
@@ -177,7 +177,7 @@ mod tests {
         let table = json!({ "*.down_proj": 4, "model.layers.1.mlp.down_proj": 3, "*.0.self_attn.q_proj": 16 });
         let points = run(&bench, "a", json!({ "ranks": { "ratio": 0.25 }, "layers": ["*.up_proj"], "table": table }));
         let points = points.unwrap();
-        let found = model::load(&bench.path("a").join("model"), &Device::flex()).unwrap();
+        let found = model::load(&bench.path("a").join("model"), &test_device()).unwrap();
         let ranks: Vec<(String, usize)> = found.factor_ranks().into_iter().collect();
         let expected = [("0.mlp.down_proj", 4), ("0.mlp.up_proj", 4), ("1.mlp.down_proj", 3), ("1.mlp.up_proj", 4)];
         assert_eq!(ranks, expected.map(|(path, rank)| (format!("model.layers.{path}"), rank)));
@@ -190,7 +190,7 @@ mod tests {
     fn lorap_gives_values_and_outputs_more_than_queries_and_keys() {
         let bench = Bench::new();
         run(&bench, "lorap", json!({ "lorap": { "keep": 0.5 } })).unwrap();
-        let found = model::load(&bench.path("lorap").join("model"), &Device::flex()).unwrap().factor_ranks();
+        let found = model::load(&bench.path("lorap").join("model"), &test_device()).unwrap().factor_ranks();
         let ranks = ["q", "k", "v", "o"].map(|name| found[&format!("model.layers.1.self_attn.{name}_proj")]);
         assert_eq!((found.len(), ranks), (8, [2, 2, 6, 6]));
     }

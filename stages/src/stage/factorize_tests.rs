@@ -1,6 +1,6 @@
 //! Tests of `factorize`.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde_json::json;
 
 use super::*;
@@ -8,6 +8,7 @@ use crate::{
     linalg::host::to_host,
     model::vision::{Architecture, Pass, VisionParams},
     stage::{RankAnalysis, RankAnalysisParams},
+    testing::test_device,
     testing::{Bench, Recorder, classifier, lenet, result},
 };
 
@@ -22,7 +23,7 @@ fn params(value: serde_json::Value) -> FactorizeParams {
 
 fn images() -> Tensor<4> {
     let values: Vec<f32> = crate::random::Rng::new(1).normal(4 * 256, 1.0);
-    Tensor::from_data(burn::tensor::TensorData::new(values, [4, 1, 16, 16]), &Device::flex())
+    Tensor::from_data(burn::tensor::TensorData::new(values, [4, 1, 16, 16]), &test_device())
 }
 
 /// Factorises `model` and gives the stored result and the figures.
@@ -36,7 +37,7 @@ fn run(
     save_vision(model, &source).unwrap();
     let job = bench.job(name, &[("model", &source)], &["model"]);
     let points = Bench::run::<Factorize>(params, job, &mut Recorder::default())?;
-    Ok((load_vision(&bench.path(name).join("model"), &Device::flex())?, points))
+    Ok((load_vision(&bench.path(name).join("model"), &test_device())?, points))
 }
 
 fn worst(a: Tensor<2>, b: Tensor<2>) -> f64 {
@@ -153,12 +154,12 @@ fn activations_decide_which_directions_are_kept() {
     let params = params(json!({ "ranks": { "rank": 12 }, "layers": ["fc1"] }));
     let factors = |name: &str, inputs: &[(&str, &camino::Utf8Path)]| {
         Bench::run::<Factorize>(&params, bench.job(name, inputs, &["model"]), &mut Recorder::default()).unwrap();
-        load_vision(&bench.path(name).join("model"), &Device::flex()).unwrap()
+        load_vision(&bench.path(name).join("model"), &test_device()).unwrap()
     };
     let plain = factors("plain", &[("model", &source)]);
     let weighted = factors("weighted", &[("model", &source), ("data", &data)]);
     let folder = ImageFolder::open(&data).unwrap();
-    let squares = input_squares(&dense, &folder, 100, &Device::flex()).unwrap().remove("fc1").unwrap();
+    let squares = input_squares(&dense, &folder, 100, &test_device()).unwrap().remove("fc1").unwrap();
     assert_eq!(squares.len(), 400);
     // The error over the inputs that come, `||(W - W_k) D||_F`, is smaller; that of the matrix itself is larger.
     let matrix = |model: &VisionModel| to_host(&model.layer("fc1").unwrap().dense()).unwrap();

@@ -94,7 +94,7 @@ impl Calibration {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use crate::testing::test_device;
     use camino::Utf8Path;
     use faer::Mat;
     use sepia_engine::stage::{InputFiles, MetricPoint, StageError};
@@ -154,7 +154,7 @@ mod tests {
         let params = json!({ "lorap": { "keep": 0.4 }, "calibration_sequences": 40 });
         factorize(&bench, "plain", None, params.clone()).unwrap();
         factorize(&bench, "weighted", Some(&data), params).unwrap();
-        let device = Device::flex();
+        let device = test_device();
         let load = |name: &str| model::load(&bench.path(name).join("model"), &device).unwrap();
         let (dense, plain, weighted) = (load("trained"), load("plain"), load("weighted"));
         assert_eq!(plain.factor_ranks(), weighted.factor_ranks());
@@ -190,7 +190,7 @@ mod tests {
     fn tokens_that_do_not_fit_are_named() {
         let bench = Bench::new();
         let config = model::LlamaConfig { d_model: 16, d_ff: 24, n_layer: 1, n_head: 2, vocab_size: 11, seq_len: 8 };
-        let model = Llama::new(config, |name| name.len() as u64, &Device::flex());
+        let model = Llama::new(config, |name| name.len() as u64, &test_device());
         model::save(&model, &bench.path("trained/model"), None).unwrap();
         let says = |name: &str, vocab_size, tokens: &[u32]| {
             let (folder, all) = (bench.path(name), (tokens, tokens.len()));

@@ -84,6 +84,30 @@ fn all_matrices_are_measured_in_the_order_of_their_names() {
     assert_near(mean.rsplit('\t').next().unwrap().parse().unwrap(), (1.3125 + 1.94025663568) / 2.0, 1e-9);
 }
 
+/// A model that was trained in bf16 is stored so.
+#[test]
+fn weights_in_sixteen_bits_are_measured_as_the_same_in_f32() {
+    let (_keep, folder) = temporary();
+    // bf16 and f16 hold these exactly.
+    let values = [1.0_f32, 2.0, 0.0, -1.5, 0.0, 1.0, 3.0, 0.25, 2.0, -1.0, 1.0, 0.0];
+    let bytes = |of: fn(f32) -> Vec<u8>| values.into_iter().flat_map(of).collect::<Vec<u8>>();
+    let stored = [
+        (Dtype::F32, bytes(|x| x.to_le_bytes().to_vec())),
+        (Dtype::BF16, bytes(|x| bf16::from_f32(x).to_le_bytes().to_vec())),
+        (Dtype::F16, bytes(|x| f16::from_f32(x).to_le_bytes().to_vec())),
+    ];
+    let found = stored.map(|(dtype, bytes)| {
+        let input = folder.join(format!("{dtype:?}"));
+        let view = TensorView::new(dtype, vec![3, 4], &bytes).unwrap();
+        fs_err::create_dir_all(&input).unwrap();
+        let file = serialize([("model.layers.0.mlp.up_proj.weight".to_owned(), view)], None).unwrap();
+        fs_err::write(input.join("model.safetensors"), file).unwrap();
+        let (ranks, _, _) = run(&input, &[("model", input.clone())], 1, &RankAnalysisParams::default()).unwrap();
+        (ranks.weights[0].singular_values.clone(), ranks.weights[0].measures.stable_rank)
+    });
+    assert!(found.iter().all(|other| *other == found[0]), "{found:?}");
+}
+
 #[test]
 fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let (_keep, folder) = temporary();

@@ -9,6 +9,7 @@ use crate::{
     method::{maestro::MaestroParams, vision::AnyVisionMethod},
     model::vision::{Form, load_vision, save_vision},
     stage::{Activations, EvaluateClassifier, RankAnalysis},
+    testing::test_device,
     testing::{Bench, Recorder, result},
 };
 
@@ -80,7 +81,7 @@ fn a_factored_model_is_evaluated_against_the_dense_one() {
     let job = bench.job("train", &[("data", &data)], &["model", "trained"]);
     let dense = job.outputs["model"].clone();
     Bench::run::<Train>(&params(serde_json::json!({})), job, &mut Recorder::default()).unwrap();
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let mut model = load_vision(&dense, &device).unwrap();
     let layer = model.layer_mut("fc1").unwrap();
     let (left, right) = spectral_factors(&layer.matrix(Form::Channel), 10, Kept::Values).unwrap();

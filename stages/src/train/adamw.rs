@@ -224,9 +224,10 @@ impl AdamState {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Device, TensorData};
+    use burn::tensor::{DType, TensorData};
 
     use super::*;
+    use crate::testing::test_device;
     use crate::testing::{floats, vector};
 
     fn assert_vector(id: &str, flavour: AdamFlavour) {
@@ -235,7 +236,7 @@ mod tests {
         let number = |name: &str| inputs[name].as_f64().unwrap();
         let hyper = AdamHyper { flavour, betas: [0.9, 0.999], eps: number("eps"), weight_decay: 0.0 };
         // f64, so that the vector's tolerance tests the formula and not the rounding.
-        let device = Device::flex();
+        let device = test_device();
         let tensor = |value: f64| Tensor::<1>::from_data(TensorData::new(vec![value], [1]), (&device, DType::F64));
         let mut w = tensor(number("w0"));
         let mut state = AdamState::new(&w);
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn slices_and_tensors_agree() {
-        let device = Device::flex();
+        let device = test_device();
         let random = |seed| {
             let values = crate::random::Rng::new(seed).normal(1000, 1.0);
             Tensor::<1>::from_data(TensorData::new(values, [1000]), &device)
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn moments_in_bf16_follow_those_in_f32_and_take_half_the_bytes() {
-        let device = Device::flex();
+        let device = test_device();
         let random = |seed| {
             let values = crate::random::Rng::new(seed).normal(1000, 1.0);
             Tensor::<1>::from_data(TensorData::new(values, [1000]), &device)

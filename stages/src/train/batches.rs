@@ -74,6 +74,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
 
     fn tokens<const D: usize>(tensor: &Tensor<D, Int>) -> Vec<i64> {
         tensor.to_data().convert::<i64>().as_slice::<i64>().unwrap().to_vec()
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn targets_follow_inputs_and_a_step_is_drawn_from_its_seed_alone() {
         let batches = Batches::new(Split::from_tokens((0..50).collect()), 4);
-        let device = Device::flex();
+        let device = test_device();
         let step = batches.step(3, 2, 2, &device);
         assert_eq!(step.len(), 2);
         for batch in &step {
@@ -98,7 +99,7 @@ mod tests {
     fn every_window_of_the_split_can_be_drawn() {
         let batches = Batches::new(Split::from_tokens((0..7).collect()), 4);
         let mut starts: Vec<i64> =
-            (0..100).map(|seed| tokens(&batches.step(seed, 1, 1, &Device::flex())[0].inputs)[0]).collect();
+            (0..100).map(|seed| tokens(&batches.step(seed, 1, 1, &test_device())[0].inputs)[0]).collect();
         starts.sort_unstable();
         starts.dedup();
         assert_eq!(starts, [0, 1, 2]);

@@ -141,12 +141,13 @@ fn missing(name: &str) -> StageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
 
     #[test]
     fn tensors_and_counters_survive_the_disk() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(temp.path()).unwrap();
-        let device = Device::flex();
+        let device = test_device();
         let mut state = State::new(&device);
         state.put_tensor("a/x", Tensor::<2>::from_floats([[1.0, f32::MIN_POSITIVE]], &device));
         state.put_data("a/y", TensorData::new(vec![0.1f64], [1]));

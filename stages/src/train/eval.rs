@@ -80,6 +80,7 @@ mod tests {
     use super::*;
     use crate::{
         model::LlamaConfig,
+        testing::test_device,
         testing::{floats, vector},
     };
 
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_token_but_the_first_is_predicted_once_whatever_the_batch_size() {
-        let device = Device::flex();
+        let device = test_device();
         let config = LlamaConfig { d_model: 16, d_ff: 24, n_layer: 1, n_head: 2, vocab_size: 11, seq_len: 8 };
         let model = Llama::new(config, |name| name.len() as u64, &device);
         let split = Split::from_tokens((0..61).map(|i| i * 7 % 11).collect());

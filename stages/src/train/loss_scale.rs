@@ -144,6 +144,7 @@ fn two_to(power: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
 
     #[test]
     fn an_overflow_halves_and_two_thousand_updates_without_one_double() {
@@ -162,7 +163,7 @@ mod tests {
     /// Both through the same updates: overflows, losses that are not finite, calm for thousands of updates.
     #[test]
     fn the_scale_on_the_device_goes_the_way_of_the_other() {
-        let device = Device::flex();
+        let device = test_device();
         let one = |value: f32| Tensor::<1>::from_floats([value], &device);
         for start in [FIRST, 1, LARGEST - 1] {
             let mut host = LossScale { log2: start, calm: PATIENCE - 3, overflowed: 7 };
@@ -208,7 +209,7 @@ mod tests {
         let mut scale = LossScale::default();
         let _ = scale.overflows();
         scale.made();
-        let mut state = State::new(&burn::tensor::Device::flex());
+        let mut state = State::new(&test_device());
         scale.save(&mut state);
         assert_eq!(LossScale::load(&state).unwrap(), scale);
     }

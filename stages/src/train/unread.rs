@@ -72,12 +72,12 @@ impl Unread {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
+    use crate::testing::test_device;
 
     fn of(loss: f32, norm: f32) -> Figures {
-        let one = |value: f32| Tensor::from_floats([value], &Device::flex());
+        let one = |value: f32| Tensor::from_floats([value], &test_device());
         Figures { loss: one(loss), norm: one(norm), excused: None }
     }
 
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!((guard.skipped, unread.read(&mut guard).unwrap()), (1, None));
         unread.push(3, of(f32::INFINITY, 0.5));
         unread.push(4, of(1.0, 0.5));
-        let excused = Some(Tensor::from_floats([1.0], &Device::flex()));
+        let excused = Some(Tensor::from_floats([1.0], &test_device()));
         unread.push(4, Figures { excused, ..of(1.0, f32::INFINITY) });
         let error = unread.read(&mut guard).unwrap_err();
         assert!(error.to_string().contains("the last at step 3 in the loss"), "{error}");

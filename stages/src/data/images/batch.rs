@@ -71,6 +71,7 @@ impl ImageBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test_device;
 
     fn split() -> ImageSplit {
         ImageSplit {
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn the_training_split_has_mean_zero_and_deviation_one() {
         let split = split();
-        let batch = ImageBatch::new(&split, &meta(&split), &[0, 1, 2, 3], None, &Device::flex());
+        let batch = ImageBatch::new(&split, &meta(&split), &[0, 1, 2, 3], None, &test_device());
         let values = batch.images.into_data();
         let values = values.as_slice::<f32>().unwrap();
         let mean = values.iter().sum::<f32>() / 24.0;
@@ -114,19 +115,19 @@ mod tests {
         let meta = meta(&split);
         let augmentation = Augmentation { crop_padding: 1, flip: true };
         let draw = |seed| {
-            let batch = ImageBatch::new(&split, &meta, &[3, 0], Some((augmentation, seed)), &Device::flex());
+            let batch = ImageBatch::new(&split, &meta, &[3, 0], Some((augmentation, seed)), &test_device());
             batch.images.into_data()
         };
         assert_eq!(draw(4), draw(4));
         assert!((0..20).any(|seed| draw(seed) != draw(4)));
         // A crop by nothing, mirrored or not, keeps the values.
         let only_flip = Augmentation { crop_padding: 0, flip: true };
-        let plain = ImageBatch::new(&split, &meta, &[1], None, &Device::flex()).images;
+        let plain = ImageBatch::new(&split, &meta, &[1], None, &test_device()).images;
         let mirrored = plain.clone().flip([3]).into_data();
         let found: Vec<bool> = (0..20)
             .map(|seed| {
                 let data =
-                    ImageBatch::new(&split, &meta, &[1], Some((only_flip, seed)), &Device::flex()).images.into_data();
+                    ImageBatch::new(&split, &meta, &[1], Some((only_flip, seed)), &test_device()).images.into_data();
                 assert!(data == mirrored || data == plain.to_data());
                 data == mirrored
             })

@@ -220,12 +220,12 @@ impl Cuttlefish {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
     use crate::{
         model::vision::{Architecture, VisionParams},
         testing::classifier,
+        testing::test_device,
     };
 
     fn mlp() -> VisionModel {
@@ -314,7 +314,7 @@ mod tests {
         run.end_epoch(0, 20, &mut model).unwrap();
         cut(&mut model, 6);
         run.end_epoch(1, 20, &mut model).unwrap();
-        let mut state = State::new(&Device::flex());
+        let mut state = State::new(&test_device());
         run.save(&mut state);
         let mut resumed = Cuttlefish::load(&quick(), 0.0, &mut state).unwrap();
         for epoch in 2..8 {

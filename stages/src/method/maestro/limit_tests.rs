@@ -1,6 +1,6 @@
 //! Maestro finds the singular value decomposition of a linear map by training alone.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use faer::Mat;
 
 use super::{Draw, Lasso, LassoKind, Sampler, SamplerKind};
@@ -10,12 +10,13 @@ use crate::{
         svd::singular_values,
     },
     random::Rng,
+    testing::test_device,
     vectors::{assert_near, flat, vector},
 };
 
 /// Trains `U V^T` `[m, r]`, `[r, n]` towards `||(W - U_b V_b^T) X||_F^2 / 2` with sampled `b`, on one layer.
 fn train(w: &Mat<f64>, x: &Mat<f64>, lambda: f64, lr: f64, steps: usize) -> (Tensor<2>, Tensor<2>) {
-    let device = Device::flex();
+    let device = test_device();
     let (m, n) = (w.nrows(), w.ncols());
     let r = m.min(n);
     let draw = |seed, rows: usize, cols: usize| {

@@ -205,14 +205,13 @@ pub fn dense_if_larger(layer: &mut Layer) {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
-    use crate::{linalg::host::to_host, model::vision::Pass, random::Rng, testing::lenet};
+    use crate::{linalg::host::to_host, model::vision::Pass, random::Rng, testing::lenet, testing::test_device};
 
     fn logits(model: &VisionModel, pass: &mut Pass<'_>) -> faer::Mat<f64> {
         let images = TensorData::new(Rng::new(3).normal(2 * 784, 1.0), [2, 1, 28, 28]);
-        to_host(&model.forward(Tensor::from_data(images, &Device::flex()), pass)).unwrap()
+        to_host(&model.forward(Tensor::from_data(images, &test_device()), pass)).unwrap()
     }
 
     #[test]
@@ -235,7 +234,7 @@ mod tests {
         for (path, rank) in [("conv2", 3), ("fc1", 10), ("fc2", 0)] {
             let Weight::Factored(factors) = &mut model.layer_mut(path).unwrap().weight else { panic!() };
             let keep: Vec<f32> = (0..factors.rank).map(|b| if b < rank { 1.0 } else { 1e-9 }).collect();
-            let scale = Tensor::<2>::from_data(TensorData::new(keep, [1, factors.rank]), &Device::flex());
+            let scale = Tensor::<2>::from_data(TensorData::new(keep, [1, factors.rank]), &test_device());
             factors.u = factors.u.clone() * scale;
         }
         let before = logits(&model, &mut Pass::eval());

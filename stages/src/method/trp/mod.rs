@@ -275,13 +275,13 @@ const FORMS: [Form; 3] = [Form::Channel, Form::Spatial, Form::Decoupled];
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
     use crate::{
         linalg::{host::to_host, svd::singular_values},
         model::vision::{Architecture, VisionParams},
         testing::classifier,
+        testing::test_device,
     };
 
     fn resnet() -> VisionModel {
@@ -341,7 +341,7 @@ mod tests {
     fn the_end_computes_what_its_truncated_weights_do_in_every_form() {
         use crate::{model::vision::Pass, random::Rng};
         let values = Rng::new(2).normal(2 * 64, 1.0);
-        let images = Tensor::<4>::from_data(burn::tensor::TensorData::new(values, [2, 1, 8, 8]), &Device::flex());
+        let images = Tensor::<4>::from_data(burn::tensor::TensorData::new(values, [2, 1, 8, 8]), &test_device());
         for form in [Form::Channel, Form::Spatial, Form::Decoupled] {
             let params = TrpParams { form, energy: 0.6, at_end: Some(Keep::Energy(0.6)), ..TrpParams::default() };
             let model = resnet();

@@ -189,16 +189,17 @@ fn mean(values: Vec<Tensor<1>>) -> Option<Tensor<1>> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::TensorData;
 
     use super::*;
     use crate::{
         model::vision::{Architecture, Form, Value, VisionParams},
+        testing::test_device,
         testing::{classifier, lenet},
     };
 
     fn matrix<const M: usize, const N: usize>(rows: [[f32; N]; M]) -> Tensor<2> {
-        Tensor::from_data(TensorData::from(rows), &Device::flex())
+        Tensor::from_data(TensorData::from(rows), &test_device())
     }
 
     fn scalar(tensor: Tensor<1>) -> f32 {
@@ -243,7 +244,7 @@ mod tests {
     /// The terms of a student on some images.
     fn terms(params: &PelaParams, student: &VisionModel, teacher: &VisionModel) -> Vec<Term> {
         let values: Vec<f32> = (0..2 * 784).map(|i| (i as f32 * 0.37).sin()).collect();
-        let images = Tensor::<4>::from_data(TensorData::new(values, [2, 1, 28, 28]), &Device::flex());
+        let images = Tensor::<4>::from_data(TensorData::new(values, [2, 1, 28, 28]), &test_device());
         let (model, mut pass) = (student.tracked(), Pass::train().keeping_features());
         let logits = model.forward(Tensor::from_inner(images.clone()), &mut pass);
         let features = pass.features();

@@ -1,12 +1,13 @@
 //! What holds for every classifier.
 
-use burn::tensor::{DType, Device, TensorData};
+use burn::tensor::{DType, TensorData};
 use camino::Utf8PathBuf;
 
 use super::*;
 use crate::{
     linalg::factor::{Kept, spectral_factors},
     random::Rng,
+    testing::test_device,
     vectors::{Rows, assert_close, tensor, vector},
 };
 
@@ -21,7 +22,7 @@ fn seed(name: &str) -> u64 {
 fn images(config: &VisionConfig, batch: usize) -> burn::tensor::Tensor<4> {
     let shape = [batch, config.channels, config.image_size[0], config.image_size[1]];
     let values = Rng::new(3).normal(shape.iter().product(), 1.0);
-    burn::tensor::Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    burn::tensor::Tensor::from_data(TensorData::new(values, shape), &test_device())
 }
 
 /// Small models of every kind.
@@ -39,12 +40,12 @@ fn small() -> Vec<VisionModel> {
         VisionParams { d_model: Some(12), n_layer: Some(2), n_head: Some(2), ..VisionParams::of(Architecture::Vit) },
     ];
     let sized = |model| VisionConfig { model, channels: 2, image_size: [16, 20], classes: 5 };
-    models.into_iter().map(|model| VisionModel::new(sized(model), seed, &Device::flex())).collect()
+    models.into_iter().map(|model| VisionModel::new(sized(model), seed, &test_device())).collect()
 }
 
 #[test]
 fn parameters_and_multiplications_are_the_published_ones() {
-    let device = Device::flex();
+    let device = test_device();
     for (name, channels, side, classes, parameters, macs) in [
         (Architecture::Lenet, 1, 28, 10, 61_706, 416_520),
         (Architecture::Resnet20, 3, 32, 10, 269_722, 40_551_040),
@@ -136,7 +137,7 @@ fn full_rank_factors_give_the_same_logits_and_survive_the_disk() {
         assert!(error < 1e-4 * scale, "{name:?}: {error} of {scale}");
         let folder = Utf8PathBuf::from_path_buf(temp.path().join(index.to_string())).unwrap();
         save_vision(&model, &folder).unwrap();
-        let read = load_vision(&folder, &Device::flex()).unwrap();
+        let read = load_vision(&folder, &test_device()).unwrap();
         assert_eq!(read.named_values(), model.named_values());
         assert_eq!(read.forward(x, &mut Pass::eval()).into_data(), factored.into_data());
     }
@@ -144,7 +145,7 @@ fn full_rank_factors_give_the_same_logits_and_survive_the_disk() {
 
 #[test]
 fn factors_are_counted() {
-    let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &Device::flex());
+    let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &test_device());
     let layer = model.layer_mut("fc1").unwrap();
     let (left, right) = spectral_factors(&layer.matrix(Form::Channel), 7, Kept::Values).unwrap();
     layer.factorize(Form::Channel, left, right, None).unwrap();
@@ -156,7 +157,7 @@ fn factors_are_counted() {
 #[test]
 fn a_prefix_is_the_product_of_the_first_components() {
     for form in [Form::Channel, Form::Spatial] {
-        let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &Device::flex());
+        let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &test_device());
         let x = images(model.config(), 2);
         let layer = model.layer_mut("conv2").unwrap();
         let rank = layer.geometry.full_rank(form);
@@ -174,7 +175,7 @@ fn a_prefix_is_the_product_of_the_first_components() {
 fn vector_maestro_forward() {
     let vector = vector("maestro_forward");
     let (u, v): (Rows, Rows) = (vector.input("U"), vector.input("V"));
-    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
+    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &test_device());
     let layer = model.layer_mut("fc2").unwrap();
     // The vector has more components than a 2x3 matrix has directions: they are put in as they are.
     layer.geometry = Geometry::Linear { inputs: v.len(), outputs: u.len() };
@@ -190,10 +191,10 @@ fn vector_maestro_forward() {
 
 #[test]
 fn a_decoupled_layer_is_the_sum_of_its_paths() {
-    let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &Device::flex());
+    let mut model = VisionModel::new(config(Architecture::Lenet, 1, 28, 10), seed, &test_device());
     let random = |shape: [usize; 2], seed| {
         let values = Rng::new(seed).normal(shape[0] * shape[1], 0.1);
-        burn::tensor::Tensor::<2>::from_data(TensorData::new(values, shape), &Device::flex())
+        burn::tensor::Tensor::<2>::from_data(TensorData::new(values, shape), &test_device())
     };
     let x = images(model.config(), 2);
     let layer = model.layer_mut("conv2").unwrap();
@@ -210,10 +211,10 @@ fn vector_conv_reshape() {
     let vector = vector("conv_reshape");
     let kernel: Vec<Vec<Rows>> = vector.input("kernel");
     let flat: Vec<f32> = kernel.iter().flatten().flatten().flatten().map(|value| *value as f32).collect();
-    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
+    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &test_device());
     let layer = model.layer_mut("conv2").unwrap();
     layer.geometry = Geometry::Conv(crate::ops::Conv::same(2, 2, 2, 1));
-    layer.weight = Weight::Dense(burn::tensor::Tensor::from_data(TensorData::new(flat, [2, 8]), &Device::flex()));
+    layer.weight = Weight::Dense(burn::tensor::Tensor::from_data(TensorData::new(flat, [2, 8]), &test_device()));
     for (form, name) in [(Form::Channel, "channel_matrix"), (Form::Spatial, "spatial_matrix")] {
         let matrix = layer.matrix(form);
         assert_close(&matrix, &vector.expected(name), 1e-5);
@@ -225,7 +226,7 @@ fn vector_conv_reshape() {
 
 #[test]
 fn what_cannot_be_factorised_is_said() {
-    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &Device::flex());
+    let mut model = VisionModel::zeros(config(Architecture::Lenet, 1, 28, 10), &test_device());
     let error = model.layer_mut("conv3").unwrap_err();
     let sepia_engine::stage::StageError::Failed { message, help, .. } = error else { panic!("{error}") };
     assert_eq!(message, "the model has no layer `conv3`");

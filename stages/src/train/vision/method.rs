@@ -239,6 +239,7 @@ mod tests {
     use crate::{
         model::vision::{Architecture, VisionParams},
         testing::classifier,
+        testing::test_device,
     };
 
     /// Running means and variances of all norms, one after the other.
@@ -252,7 +253,7 @@ mod tests {
     /// images, each counted alike, and nothing else.
     #[test]
     fn recalibrated_norms_have_the_mean_of_all_whole_batches() {
-        let device = Device::flex();
+        let device = test_device();
         let train = ImageSplit {
             size: [1, 8, 8],
             pixels: (0..12 * 64u32).map(|i| (i * i % 251) as u8).collect(),

@@ -228,9 +228,9 @@ impl Sgd {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
 
     use super::*;
+    use crate::testing::test_device;
 
     #[test]
     fn sgd_is_torchs_on_slices_and_on_tensors() {
@@ -238,7 +238,7 @@ mod tests {
         // b1 = 0.51, w1 = 0.949; b2 = 0.459 - 0.2 + 0.00949 = 0.26849, w2 = 0.922151.
         for nesterov in [false, true] {
             let sgd = Sgd { lr: 0.1, decay: 0.01, momentum: 0.9, nesterov };
-            let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
+            let tensor = |value: f32| Tensor::<1>::from_floats([value], &test_device());
             let mut on_host = (tensor(1.0), tensor(0.0));
             let mut on_device = on_host.clone();
             for gradient in [0.5, -0.2] {

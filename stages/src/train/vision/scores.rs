@@ -99,10 +99,11 @@ mod tests {
     use burn::tensor::activation;
 
     use super::*;
+    use crate::testing::test_device;
 
     #[test]
     fn smoothing_is_the_cross_entropy_with_a_mixed_target() {
-        let device = Device::flex();
+        let device = test_device();
         let logits = Tensor::<2>::from_floats([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], &device);
         let labels = Tensor::<1, Int>::from_ints([2, 0], &device);
         let target = Tensor::<2>::from_floats([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]], &device);
