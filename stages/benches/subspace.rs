@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use sepia_stages::{
     linalg::{
-        subspace::{Dominant, Solver, SubspaceConfig, dominant},
+        subspace::{Dominant, Solver, SubspaceConfig, Wanted, dominant},
         svd::Vectors,
     },
     random::Rng,
@@ -53,7 +53,7 @@ fn main() {
 }
 
 fn solve(g: &Tensor<2>, r: usize, config: &SubspaceConfig, previous: Option<&Tensor<2>>) -> Dominant {
-    match dominant(g, Vectors::Left, r, config, previous, 3) {
+    match dominant(Wanted { matrix: g, side: Vectors::Left, r, config, previous, seed: 3 }) {
         Ok(found) => found,
         Err(error) => {
             eprintln!("{error}");

@@ -6,6 +6,7 @@ Called by tests/gpu.sh. Prints one table; the exit status is 1 when a check fail
 import argparse
 import datetime
 import json
+import os
 import pathlib
 import signal
 import sqlite3
@@ -37,8 +38,18 @@ NARROW_ROWS = [
 ]
 # Weights and states of the 1B model under GaLore as published (table 2).
 PUBLISHED_1B = 4.38e9
+# What the host has to do beside the GPU, such as the small factors of a new basis, it does on several threads.
+THREADS = min(8, os.cpu_count() or 1)
 # Sizes of a trial run of this script, which measures nothing.
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"
+
+
+# A device that is none: the kernels for GPUs on the CPU, in a program that was built with the feature of this name.
+CUBECL = "cubecl-cpu"
+
+
+def environment(device):
+    return {**os.environ, "SEPIA_CUBECL_CPU": "1"} if device == CUBECL else None
 
 
 class Checks:
@@ -46,8 +57,10 @@ class Checks:
         self.args = args
         self.failed = []
 
-    def sepia(self, *words, check=True):
-        done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work)
+    def sepia(self, *words, check=True, device=None):
+        device = device or self.args.device
+        done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work,
+                              env=environment(device))
         if check and done.returncode != 0:
             sys.exit(f"sepia {' '.join(words)} failed with {done.returncode}:\n{done.stderr}")
         return done
@@ -64,8 +77,9 @@ tokenizer = {'{ kind = "byte" }' if self.args.tiny else '{ kind = "bpe", vocab_s
 [stages.train]
 kind = "train"
 inputs = {{ data = "corpus" }}
-device = "{device}"
+device = "{'cpu' if device == CUBECL else device}"
 dtype = "{dtype}"
+resources = {{ threads = {THREADS} }}
 {train}
 ''')
         return path
@@ -117,7 +131,7 @@ log_every = 1
             losses = []
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{method}", train, device)
-                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train", device=device)
                 losses.append(self.metrics(self.store("same"), "loss"))
             pairs = list(zip(*losses))
             first = max(abs(a - b) / a for a, b in pairs[:5])
@@ -135,7 +149,7 @@ log_every = 1
             losses = []
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{dtype}", train, device, dtype)
-                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train", device=device)
                 losses.append(self.metrics(self.store("same"), "loss"))
             apart = max(abs(a - b) / a for a, b in zip(*losses))
             good = len(losses[0]) == len(losses[1]) == 12 and apart < 3e-2
@@ -162,6 +176,7 @@ max_steps = 600
         child = subprocess.Popen(
             [self.args.sepia, "run", str(path), "--store", two, "--format", "json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.args.work,
+            env=environment(self.args.device),
         )
         for line in child.stdout:
             event = json.loads(line)
@@ -207,14 +222,16 @@ max_steps = 600
             print(f"| {preset} | {program} | {rate} | {ratio} | {gib(memory)} | {gib(state)} |")
 
     def measured(self, preset, number, body, more):
-        """Tokens per second, peak device memory and optimiser state of some updates."""
+        """Tokens per second, peak device memory and optimiser state of some updates.
+
+        New bases are made every 10 updates, so that some are measured, and counted every 200."""
         sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}"
         model = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}'
         train = f'''
 {self.model() if self.args.tiny else model}
-{more}method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset]))}
+{more}method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset])).replace("200", "10")}
 max_steps = {self.args.steps}
-log_every = {1 if self.args.tiny else 5}
+log_every = 5
 '''
         path, store = self.manifest(f"speed-{preset}-{number}", train, self.args.device, self.args.dtype), self.store("speed")
         planned = json.loads(self.sepia("plan", str(path), "--store", store, "--format", "json").stdout)
@@ -225,13 +242,20 @@ log_every = {1 if self.args.tiny else 5}
             return None, None, None
         # The first readings pay for kernels that are tuned and compiled.
         rates = self.metrics(store, "tokens_per_second")[2:]
+        rate = statistics.median(rates)
+        if "update_proj_gap" in body:
+            # Of 5 updates each, with a new basis and without.
+            renewed, plain = (statistics.median(1 / rate for rate in rates[first::2]) for first in (0, 1))
+            tokens = 5 * (2 * 16 if self.args.tiny else BATCH[preset] * SEQ_LEN)
+            print(f"          {path.stem}: {max(renewed - plain, 0) * tokens:.3f} s for new bases of all matrices")
+            rate = 40 / (39 * plain + max(renewed, plain))
         memory, (state,) = self.metrics(store, "peak_device_memory_bytes"), self.metrics(store, "optimizer_state_bytes")
         predicted = estimate["optimizer_state_bytes"]
         self.judge(f"{path.stem}: optimiser state as predicted", state == predicted, f"{state:,.0f} of {predicted:,} bytes")
         if more == NARROW and preset == "1b" and "galore" in body:
             both = 2 * estimate["parameters"] + state
             print(f"          weights and states: {both / 1e9:.2f} GB, where {PUBLISHED_1B / 1e9:.2f} are published")
-        return statistics.median(rates), memory, [state]
+        return rate, memory, [state]
 
     def pytorch(self, preset, mode):
         script = pathlib.Path(__file__).parents[2] / "stages/benches/pytorch_llama.py"
@@ -252,7 +276,8 @@ def main():
     parser.add_argument("--sepia", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--device", default="cuda", help="`cpu` tries this script out where there is no GPU")
+    parser.add_argument("--device", default="cuda",
+                        help=f"`cpu` tries this script out where there is no GPU, `{CUBECL}` GPU kernels, too")
     parser.add_argument("--only", choices=["correctness", "resume", "start_up", "speed"])
     parser.add_argument("--presets", default="60m,130m,350m,1b")
     parser.add_argument("--dtype", default="bf16")
@@ -261,7 +286,7 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     checks = Checks(parser.parse_args())
     listed = json.loads(checks.sepia("devices", "--format", "json").stdout)
-    if checks.args.device != "cpu" and not (listed["gpus"] and listed["cuda_built"]):
+    if checks.args.device not in ("cpu", CUBECL) and not (listed["gpus"] and listed["cuda_built"]):
         sys.exit(checks.sepia("devices").stdout)
     name = listed["gpus"][0]["name"] if listed["gpus"] else "no GPU"
     version = checks.sepia("--version").stdout.strip()

@@ -359,6 +359,10 @@ impl MatrixMethod for Fira {
         moments + self.projection.bytes() + self.limiter.previous.dtype().size()
     }
 
+    fn projection_mut(&mut self) -> Option<&mut Projection> {
+        Some(&mut self.projection)
+    }
+
     fn reads_device(&self) -> bool {
         self.projection.is_due()
     }

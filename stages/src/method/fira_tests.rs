@@ -7,6 +7,7 @@ use crate::{
     linalg::subspace::{Solver, SubspaceConfig},
     method::projection::ProjType,
     random::Rng,
+    testing::test_device,
     train::AdamFlavour,
     vectors::{Rows, Vector, assert_close, assert_near, flat, tensor, vector},
 };
@@ -82,7 +83,7 @@ fn vector_fira_paper_matrix() {
 
 /// Divisor and stored norm after each of these norms.
 fn trace(norms: &[f64], gamma: f64, guarded: bool) -> Vec<[f64; 2]> {
-    let mut limiter = Limiter::new(gamma, guarded, &Device::flex(), DType::F64);
+    let mut limiter = Limiter::new(gamma, guarded, &test_device(), DType::F64);
     let mut pass = |norm: &f64| {
         let divisor = limiter.divisor(tensor(&vec![vec![*norm]], DType::F64));
         [flat(&divisor)[0], flat(&limiter.previous)[0]]
@@ -121,11 +122,11 @@ fn vector_fira_limiter_zero_start() {
 }
 
 fn normal(shape: [usize; 2], seed: u64) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &Device::flex())
+    Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &test_device())
 }
 
 fn saved(fira: &Fira) -> State {
-    let mut state = State::new(&Device::flex());
+    let mut state = State::new(&test_device());
     fira.save("w", &mut state);
     state
 }
@@ -149,7 +150,7 @@ fn a_saved_state_goes_on_bit_for_bit() {
     for optimizer in [small().optimizer, FiraOptimizer::RmsProp] {
         for (variant, level) in [(Variant::Repo, Level::Column), (Variant::Paper, Level::Matrix)] {
             let config = FiraConfig { optimizer, variant, level, ..small() };
-            let new = || Fira::new(config, [20, 30], &Device::flex(), DType::F32, 3);
+            let new = || Fira::new(config, [20, 30], &test_device(), DType::F32, 3);
             let run = |mut fira: Fira, mut weight: Tensor<2>, seeds: std::ops::Range<u64>| {
                 for seed in seeds {
                     weight = fira.step(weight, &normal([20, 30], seed), 0.1).unwrap().0;
@@ -168,12 +169,12 @@ fn a_saved_state_goes_on_bit_for_bit() {
 
 #[test]
 fn state_is_galores_and_one_norm() {
-    let mut fira = Fira::new(small(), [20, 30], &Device::flex(), DType::F32, 3);
+    let mut fira = Fira::new(small(), [20, 30], &test_device(), DType::F32, 3);
     let _ = fira.step(normal([20, 30], 1), &normal([20, 30], 2), 0.1).unwrap();
     assert_eq!(fira.floats(), 2 * 3 * 30 + 3 * 20 + 1);
     assert_eq!(fira.bytes(), 4 * fira.floats());
     let config = FiraConfig { optimizer: FiraOptimizer::RmsProp, ..small() };
-    let mut fira = Fira::new(config, [20, 30], &Device::flex(), DType::F32, 3);
+    let mut fira = Fira::new(config, [20, 30], &test_device(), DType::F32, 3);
     let _ = fira.step(normal([20, 30], 1), &normal([20, 30], 2), 0.1).unwrap();
     assert_eq!(fira.floats(), 3 * 30 + 3 * 20 + 1);
 }
@@ -184,8 +185,8 @@ fn every_side_and_shape_moves_the_whole_weight() {
         for shape in [[4, 6], [6, 4], [4, 4]] {
             for rank in [2, 4] {
                 let projection = ProjectionConfig { rank, proj_type, ..small().projection };
-                let mut fira = Fira::new(FiraConfig { projection, ..small() }, shape, &Device::flex(), DType::F32, 3);
-                let (weight, _) = fira.step(Tensor::zeros(shape, &Device::flex()), &normal(shape, 2), 0.1).unwrap();
+                let mut fira = Fira::new(FiraConfig { projection, ..small() }, shape, &test_device(), DType::F32, 3);
+                let (weight, _) = fira.step(Tensor::zeros(shape, &test_device()), &normal(shape, 2), 0.1).unwrap();
                 assert!(flat(&weight).iter().all(|x| x.is_finite() && *x != 0.0), "{proj_type:?} {shape:?} {rank}");
             }
         }
@@ -196,7 +197,7 @@ fn every_side_and_shape_moves_the_whole_weight() {
 fn the_limiter_can_be_left_out_and_bounds_a_jump_otherwise() {
     let run = |limiter| {
         let config = FiraConfig { limiter, variant: Variant::Paper, ..small() };
-        let mut fira = Fira::new(config, [20, 30], &Device::flex(), DType::F32, 3);
+        let mut fira = Fira::new(config, [20, 30], &test_device(), DType::F32, 3);
         // First a gradient that the subspace holds, but for a thousandth; then one that it does not.
         let inside = normal([20, 3], 1).matmul(normal([3, 30], 2)).add(normal([20, 30], 3).mul_scalar(1e-3));
         let (weight, _) = fira.step(inside.zeros_like(), &inside, 0.1).unwrap();
@@ -208,7 +209,7 @@ fn the_limiter_can_be_left_out_and_bounds_a_jump_otherwise() {
 
 #[test]
 fn a_gradient_with_nan_leaves_everything_as_it_was() {
-    let mut fira = Fira::new(small(), [2, 3], &Device::flex(), DType::F32, 3);
+    let mut fira = Fira::new(small(), [2, 3], &test_device(), DType::F32, 3);
     let broken = tensor(&vec![vec![f64::NAN; 3]; 2], DType::F32);
     let start = normal([2, 3], 1);
     let before = saved(&fira);

@@ -199,8 +199,12 @@ impl MatrixMethod for Galore {
         self.optimizer.bytes() + self.projection.bytes()
     }
 
+    fn projection_mut(&mut self) -> Option<&mut Projection> {
+        Some(&mut self.projection)
+    }
+
     fn reads_device(&self) -> bool {
-        self.projection.is_due() || self.optimizer.reads_device()
+        self.projection.is_due()
     }
 
     fn clamped(&self) -> Option<(usize, usize)> {

@@ -9,6 +9,7 @@ use crate::{
     method::projection::{MomentsAtRefresh, ProjType, Refresh, Side, predicted_floats},
     optim::{AdafactorConfig, CodeTable, EightBit},
     random::Rng,
+    testing::test_device,
     train::{AdamFlavour, AdamHyper},
     vectors::{Rows, Vector, assert_close, flat, tensor, vector},
 };
@@ -103,7 +104,7 @@ fn vector_galore_square_layout() {
     let out_in = tensor(&vector.input("G_out_in"), DType::F64);
     let lr: f64 = vector.input("lr");
     let step = |gradient: Tensor<2>| {
-        let mut galore = Galore::new(config, [3, 3], &Device::flex(), DType::F64, 0);
+        let mut galore = Galore::new(config, [3, 3], &test_device(), DType::F64, 0);
         galore.step(gradient.zeros_like(), &gradient, lr).unwrap().0
     };
     // In torch layout; and wrongly, with the rule applied to burn's own layout. Both are shown in torch layout.
@@ -142,7 +143,7 @@ fn vector_galore_state_floats() {
         let galore = Galore::new(
             GaloreConfig { projection: config, scale: 0.25, optimizer: MatrixOptimizer::Adam(ADAM) },
             shape,
-            &Device::flex(),
+            &test_device(),
             DType::F32,
             1,
         );
@@ -155,11 +156,11 @@ fn count(value: &Value) -> usize {
 }
 
 fn normal(shape: [usize; 2], seed: u64) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &Device::flex())
+    Tensor::from_data(TensorData::new(Rng::new(seed).normal(shape[0] * shape[1], 1.0), shape), &test_device())
 }
 
 fn saved(galore: &Galore) -> State {
-    let mut state = State::new(&Device::flex());
+    let mut state = State::new(&test_device());
     galore.save("w", &mut state);
     state
 }
@@ -175,14 +176,14 @@ fn after(mut galore: Galore, gradients: &[Tensor<2>]) -> (Tensor<2>, Galore) {
 
 fn small(rank: usize, gap: u64, optimizer: MatrixOptimizer, shape: [usize; 2]) -> Galore {
     let config = GaloreConfig { optimizer, ..config(rank, gap, ProjType::Std, 1.0, ADAM) };
-    Galore::new(config, shape, &Device::flex(), DType::F32, 7)
+    Galore::new(config, shape, &test_device(), DType::F32, 7)
 }
 
 // Pitfall 6 of the public codes: reverse_std on a wide matrix with r >= m, whose projection is square.
 #[test]
 fn reverse_std_works_where_the_projected_gradient_is_square() {
     let config = config(3, 10, ProjType::ReverseStd, 1.0, ADAM);
-    let mut galore = Galore::new(config, [3, 5], &Device::flex(), DType::F32, 0);
+    let mut galore = Galore::new(config, [3, 5], &test_device(), DType::F32, 0);
     assert_eq!((galore.projection().side(), galore.projection().projected()), (Side::Right, [3, 3]));
     let (weight, _) = galore.step(normal([3, 5], 1), &normal([3, 5], 2), 0.1).unwrap();
     assert_eq!(weight.dims(), [3, 5]);
@@ -200,7 +201,7 @@ fn a_rank_above_the_short_side_is_clamped_and_reported() {
 #[test]
 fn a_convolution_trains_as_its_channel_matrix() {
     let kernel =
-        Tensor::<4>::from_data(TensorData::new(Rng::new(3).normal(4 * 2 * 3 * 3, 1.0), [4, 2, 3, 3]), &Device::flex());
+        Tensor::<4>::from_data(TensorData::new(Rng::new(3).normal(4 * 2 * 3 * 3, 1.0), [4, 2, 3, 3]), &test_device());
     let channel: Tensor<2> = kernel.reshape([4, 18]);
     let mut galore = small(2, 1, MatrixOptimizer::Adam(ADAM), [4, 18]);
     let (one, first) = galore.step(channel.zeros_like(), &channel, 0.1).unwrap();
@@ -249,7 +250,7 @@ fn weight_decay_acts_on_the_whole_matrix_in_every_optimiser() {
     ];
     for optimizer in all {
         let mut galore = small(1, 10, optimizer, [3, 4]);
-        let zero = Tensor::<2>::zeros([3, 4], &Device::flex());
+        let zero = Tensor::<2>::zeros([3, 4], &test_device());
         let (weight, _) = galore.step(zero.ones_like(), &zero, 0.1).unwrap();
         assert!(flat(&weight).iter().all(|x| (x - 0.95).abs() < 1e-6), "{optimizer:?} {weight}");
     }
@@ -260,7 +261,7 @@ fn weight_decay_acts_on_the_whole_matrix_in_every_optimiser() {
 fn a_gradient_with_nan_leaves_everything_as_it_was_and_says_so() {
     let mut data = vec![0.5_f32; 24];
     data[5] = f32::INFINITY;
-    let broken = Tensor::<2>::from_data(TensorData::new(data, [4, 6]), &Device::flex());
+    let broken = Tensor::<2>::from_data(TensorData::new(data, [4, 6]), &test_device());
     let start = normal([4, 6], 1);
     for before in [0, 2] {
         let mut galore = small(2, 2, MatrixOptimizer::Adam(ADAM), [4, 6]);
@@ -299,7 +300,7 @@ fn a_saved_state_goes_on_bit_for_bit_with_every_optimiser() {
         for proj_type in [ProjType::Std, ProjType::ReverseStd, ProjType::Full] {
             let projection = ProjectionConfig { rank: 3, update_proj_gap: 2, proj_type, ..ProjectionConfig::default() };
             let config = GaloreConfig { projection, scale: 0.25, optimizer };
-            let new = || Galore::new(config, [20, 30], &Device::flex(), DType::F32, 3);
+            let new = || Galore::new(config, [20, 30], &test_device(), DType::F32, 3);
             let gradients: Vec<Tensor<2>> = (0..6).map(|seed| normal([20, 30], seed)).collect();
             let (whole, _) = after(new(), &gradients);
             let (half, galore) = after(new(), &gradients[..3]);
@@ -329,7 +330,7 @@ fn moments_can_start_again_at_a_refresh() {
     let run = |moments_at_refresh| {
         let mut config = small(2, 1, MatrixOptimizer::Adam(ADAM), [4, 6]).config;
         config.projection.moments_at_refresh = moments_at_refresh;
-        let galore = Galore::new(config, [4, 6], &Device::flex(), DType::F32, 7);
+        let galore = Galore::new(config, [4, 6], &test_device(), DType::F32, 7);
         saved(&after(galore, &[normal([4, 6], 1), normal([4, 6], 2)]).1)
     };
     let (kept, reset) = (run(MomentsAtRefresh::Keep), run(MomentsAtRefresh::Reset));

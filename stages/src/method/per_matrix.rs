@@ -7,10 +7,11 @@ use sepia_engine::stage::{StageError, derive_seed};
 
 use super::{
     MethodSetup,
-    projection::{Refresh, StepReport},
+    projection::{Projection, Refresh, StepReport},
 };
 use crate::{
     model::Llama,
+    ops::widened,
     optim::MatrixOptimizer,
     train::{Method, State, Target},
 };
@@ -30,6 +31,11 @@ pub trait MatrixMethod: Send + Sized {
     /// When the device cannot be read.
     fn step(&mut self, weight: Tensor<2>, gradient: &Tensor<2>, lr: f64)
     -> Result<(Tensor<2>, StepReport), StageError>;
+
+    /// Its projection of gradients, if it is one whose basis is found from them.
+    fn projection_mut(&mut self) -> Option<&mut Projection> {
+        None
+    }
 
     /// Whether the next step will read something from the device.
     fn reads_device(&self) -> bool {
@@ -117,6 +123,15 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
             self.matrices.insert(path, matrix);
         }
         Ok(model)
+    }
+
+    fn prepare(&mut self, gradients: &BTreeMap<String, Tensor<1>>) {
+        let projections = self.matrices.iter_mut().filter_map(|(path, matrix)| {
+            let (projection, gradient) = (matrix.projection_mut()?, gradients.get(path)?);
+            let shape = projection.shape();
+            Some((projection, move || widened(gradient.clone()).reshape(shape)))
+        });
+        Projection::prepare(projections);
     }
 
     fn update(&mut self, target: Target<'_>, weight: Tensor<2>, grad: Tensor<2>) -> Result<Tensor<2>, StageError> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::check_rank;
 use crate::{
     linalg::{
-        subspace::{SubspaceConfig, dominant, overlap},
+        subspace::{Dominant, SubspaceConfig, Wanted, at_once, dominant_of_all},
         svd::{LinalgError, Vectors},
     },
     ops::{held, widened},
@@ -149,6 +149,8 @@ pub struct Projection {
     dtype: DType,
     t: u64,
     overdue: bool,
+    /// What the next refresh finds done: see [`Projection::prepare`].
+    prepared: Option<Result<Refresh, LinalgError>>,
     /// `P`, `[m, r]`, when the left side is projected.
     left: Option<Tensor<2>>,
     /// `Q`, `[n, r]`, when the right side is projected.
@@ -162,7 +164,13 @@ impl Projection {
     pub fn new(config: ProjectionConfig, shape: [usize; 2], dtype: DType, seed: u64) -> Self {
         let side = config.proj_type.side(shape);
         let rank = config.rank.clamp(1, shape[0].min(shape[1]).max(1));
-        Self { config, shape, side, rank, seed, dtype, t: 0, overdue: false, left: None, right: None }
+        Self { config, shape, side, rank, seed, dtype, t: 0, overdue: false, prepared: None, left: None, right: None }
+    }
+
+    /// Shape of the matrix `[m, n]`.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
     }
 
     /// The side.
@@ -222,7 +230,10 @@ impl Projection {
         if !self.is_due() {
             return Ok(Refresh::NotDue);
         }
-        match self.renew(gradient) {
+        if self.prepared.is_none() {
+            Self::renew(&mut [(&mut *self, gradient.clone())]);
+        }
+        match self.prepared.take().unwrap_or(Ok(Refresh::NotDue)) {
             Ok(refresh) => {
                 self.overdue = false;
                 Ok(refresh)
@@ -249,32 +260,64 @@ impl Projection {
         Ok(refresh)
     }
 
-    fn renew(&mut self, gradient: &Tensor<2>) -> Result<Refresh, LinalgError> {
-        let find = |vectors, purpose, previous: Option<&Tensor<2>>| {
-            let seed = derive_seed(self.seed, purpose, self.t);
-            let previous = previous.cloned().map(widened);
-            dominant(gradient, vectors, self.rank, &self.config.subspace, previous.as_ref(), seed)
-        };
-        let left = match self.side {
-            Side::Left | Side::Both => Some(find(Vectors::Left, "left basis", self.left.as_ref())?),
-            Side::Right => None,
-        };
-        let right = match self.side {
-            Side::Right | Side::Both => Some(find(Vectors::Right, "right basis", self.right.as_ref())?),
-            Side::Left => None,
-        };
-        let mut overlaps = Vec::new();
-        for (old, new) in [(&self.left, &left), (&self.right, &right)] {
-            if let (Some(old), Some(new)) = (old, new) {
-                overlaps.push(overlap(&widened(old.clone()), &new.basis)?);
+    /// Renews the bases of all these projections that are due, ahead of their next refresh, from the gradients that it will be
+    /// given: several at once, for the host's share of the work is then done on several threads. The bits are the same.
+    pub fn prepare<'p>(all: impl Iterator<Item = (&'p mut Self, impl FnOnce() -> Tensor<2>)>) {
+        let due: Vec<_> = all.filter(|(projection, _)| projection.is_due()).collect();
+        let mut due = due.into_iter();
+        loop {
+            let mut group: Vec<_> =
+                due.by_ref().take(at_once()).map(|(projection, gradient)| (projection, gradient())).collect();
+            if group.is_empty() {
+                break;
             }
+            Self::renew(&mut group);
         }
-        let count = overlaps.len();
-        let overlap = (count > 0).then(|| overlaps.iter().sum::<f64>() / count as f64);
-        let captured = [&left, &right].into_iter().flatten().map(|found| found.captured).fold(1.0, f64::min);
-        self.left = left.map(|found| held(found.basis, self.dtype));
-        self.right = right.map(|found| held(found.basis, self.dtype));
-        Ok(Refresh::New { captured, overlap })
+    }
+
+    fn renew(group: &mut [(&mut Self, Tensor<2>)]) {
+        let previous: Vec<Vec<Option<Tensor<2>>>> = group
+            .iter()
+            .map(|(projection, _)| projection.sides().map(|(_, _, old)| old.cloned().map(widened)).collect())
+            .collect();
+        let wanted: Vec<Wanted<'_>> = group
+            .iter()
+            .zip(&previous)
+            .flat_map(|((projection, matrix), previous)| {
+                projection.sides().zip(previous).map(|((side, purpose, _), previous)| Wanted {
+                    matrix,
+                    side,
+                    r: projection.rank,
+                    config: &projection.config.subspace,
+                    previous: previous.as_ref(),
+                    seed: derive_seed(projection.seed, purpose, projection.t),
+                })
+            })
+            .collect();
+        let mut found = dominant_of_all(&wanted).into_iter();
+        for (projection, _) in group {
+            let sides = projection.sides().count();
+            let found: Result<Vec<Dominant>, LinalgError> = found.by_ref().take(sides).collect();
+            projection.prepared = Some(found.map(|found| projection.adopt(found)));
+        }
+    }
+
+    /// Of the bases there shall be: the side, what its seed is derived for, and the basis there is.
+    fn sides(&self) -> impl Iterator<Item = (Vectors, &'static str, Option<&Tensor<2>>)> {
+        let left = (self.side != Side::Right).then_some((Vectors::Left, "left basis", self.left.as_ref()));
+        let right = (self.side != Side::Left).then_some((Vectors::Right, "right basis", self.right.as_ref()));
+        left.into_iter().chain(right)
+    }
+
+    /// Takes up new bases, of its sides in their order.
+    fn adopt(&mut self, found: Vec<Dominant>) -> Refresh {
+        let overlaps: Vec<f64> = found.iter().filter_map(|found| found.overlap).collect();
+        let overlap = (!overlaps.is_empty()).then(|| overlaps.iter().sum::<f64>() / overlaps.len() as f64);
+        let captured = found.iter().map(|found| found.captured).fold(1.0, f64::min);
+        let mut bases = found.into_iter().map(|found| held(found.basis, self.dtype));
+        let left = if self.side == Side::Right { None } else { bases.next() };
+        (self.left, self.right) = (left, bases.next());
+        Refresh::New { captured, overlap }
     }
 
     /// Counts a step.

@@ -106,12 +106,15 @@ pub fn clip_rms(update: Tensor<2>, threshold: f64) -> Tensor<2> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{assert_near, flat, tensor};
+    use crate::{
+        testing::test_device,
+        vectors::{assert_near, flat, tensor},
+    };
 
     #[test]
     fn a_gradient_of_rank_one_is_normalised_to_signs() {
         let g = tensor(&vec![vec![1.0, -2.0], vec![3.0, -6.0]], DType::F64);
-        let mut moment = Factored::new([2, 2], &Device::flex(), DType::F64);
+        let mut moment = Factored::new([2, 2], &test_device(), DType::F64);
         let update = moment.normalise(&g, &AdafactorConfig::default());
         for (found, expected) in flat(&update).into_iter().zip([1.0, -1.0, 1.0, -1.0]) {
             assert_near(found, expected, 1e-12);
@@ -122,7 +125,7 @@ mod tests {
     #[test]
     fn the_second_step_mixes_with_the_published_decay() {
         let one = tensor(&vec![vec![1.0]], DType::F64);
-        let mut moment = Factored::new([1, 1], &Device::flex(), DType::F64);
+        let mut moment = Factored::new([1, 1], &test_device(), DType::F64);
         let _ = moment.normalise(&one, &AdafactorConfig::default());
         let _ = moment.normalise(&one.mul_scalar(2.0), &AdafactorConfig::default());
         let mixed = 2.0_f64.powf(-0.8);

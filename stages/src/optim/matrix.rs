@@ -90,8 +90,8 @@ impl MatrixState {
             MatrixOptimizer::Adam8bit(hyper, eight) if count < eight.min_size => adam(hyper, wide),
             MatrixOptimizer::Adam8bit(hyper, eight) => Kind::Adam8bit {
                 hyper,
-                m: Quantised::zeros(count, eight.block_size, eight.table, true),
-                v: Quantised::zeros(count, eight.block_size, eight.table, false),
+                m: Quantised::zeros(count, &eight, true, device),
+                v: Quantised::zeros(count, &eight, false, device),
                 t: 0,
             },
             MatrixOptimizer::Adafactor(config, _) => Kind::Adafactor {
@@ -116,16 +116,10 @@ impl MatrixState {
         self.shape
     }
 
-    /// Whether it reads its moments from the device at every step: those of 8 bits lie on the host.
-    #[must_use]
-    pub fn reads_device(&self) -> bool {
-        matches!(self.kind, Kind::Adam8bit { .. })
-    }
-
     /// Takes in a gradient.
     ///
     /// # Errors
-    /// When 8-bit moments cannot be read from the device.
+    /// When 8-bit moments on the host cannot be read.
     pub fn direction(&mut self, gradient: Tensor<2>, lr: f64) -> Result<Direction, StageError> {
         let shape = self.shape;
         Ok(match &mut self.kind {
@@ -134,11 +128,11 @@ impl MatrixState {
                 Direction { tensor: tensor.reshape(shape), factor: lr * factor }
             }
             Kind::Adam8bit { hyper, m, v, t } => {
-                let (device, dtype) = (gradient.device(), gradient.dtype());
-                let mut full = AdamState { m: m.to_tensor(&device, dtype), v: v.to_tensor(&device, dtype), t: *t };
+                let dtype = gradient.dtype();
+                let mut full = AdamState { m: m.values(dtype), v: v.values(dtype), t: *t };
                 let (tensor, factor) = full.direction(gradient.reshape([-1]), hyper);
-                m.store(&host(&full.m)?);
-                v.store(&host(&full.v)?);
+                m.store(full.m)?;
+                v.store(full.v)?;
                 *t = full.t;
                 Direction { tensor: tensor.reshape(shape), factor: lr * factor }
             }
@@ -255,16 +249,12 @@ impl MatrixState {
     }
 }
 
-fn host(tensor: &Tensor<1>) -> Result<Vec<f32>, StageError> {
-    tensor.try_to_vec_as().map_err(|error| StageError::new(format!("moments cannot be read from the device: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::{random::Rng, train::AdamFlavour, vectors::flat};
+    use crate::{device, random::Rng, testing::test_device, train::AdamFlavour, vectors::flat};
 
     const ADAM: AdamHyper = AdamHyper { flavour: AdamFlavour::Hf, betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.0 };
 
@@ -279,23 +269,24 @@ mod tests {
     }
 
     fn gradient(seed: u64) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(Rng::new(seed).normal(24, 1.0), [4, 6]), &Device::flex())
+        Tensor::from_data(TensorData::new(Rng::new(seed).normal(24, 1.0), [4, 6]), &test_device())
     }
 
     #[test]
     fn a_state_saved_and_loaded_goes_on_bit_for_bit() {
         for config in all() {
-            let mut one = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
+            let mut one = MatrixState::new(config, [4, 6], &test_device(), DType::F32);
             for seed in 0..3 {
                 let _ = one.direction(gradient(seed), 0.1).unwrap();
+                device::end_update(&test_device()).unwrap();
             }
             let save = |matrix: &MatrixState| {
-                let mut state = State::new(&Device::flex());
+                let mut state = State::new(&test_device());
                 matrix.save("w", &mut state);
                 state
             };
             let saved = save(&one);
-            let mut two = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
+            let mut two = MatrixState::new(config, [4, 6], &test_device(), DType::F32);
             two.load("w", &mut saved.clone()).unwrap();
             assert_eq!(save(&two), saved);
             let (a, b) = (one.direction(gradient(9), 0.1).unwrap(), two.direction(gradient(9), 0.1).unwrap());
@@ -306,7 +297,7 @@ mod tests {
     #[test]
     fn eight_bits_follow_full_moments_at_a_quarter_of_the_bytes() {
         let [full, eight] = [all()[0], all()[1]].map(|config| {
-            let mut state = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
+            let mut state = MatrixState::new(config, [4, 6], &test_device(), DType::F32);
             let mut last = None;
             for seed in 0..20 {
                 last = Some(state.direction(gradient(seed), 0.1).unwrap());
@@ -324,17 +315,17 @@ mod tests {
     #[test]
     fn small_matrices_keep_full_moments() {
         let config = MatrixOptimizer::Adam8bit(ADAM, EightBit::default());
-        let state = MatrixState::new(config, [4, 6], &Device::flex(), DType::F32);
+        let state = MatrixState::new(config, [4, 6], &test_device(), DType::F32);
         assert_eq!(state.bytes(), 2 * 24 * 4);
     }
 
     #[test]
     fn clearing_makes_the_next_step_a_first_one_but_for_the_count() {
-        let mut state = MatrixState::new(all()[0], [4, 6], &Device::flex(), DType::F32);
+        let mut state = MatrixState::new(all()[0], [4, 6], &test_device(), DType::F32);
         let _ = state.direction(gradient(1), 0.1).unwrap();
         state.clear();
         let cleared = state.direction(gradient(2), 0.1).unwrap();
-        let mut fresh = MatrixState::new(all()[0], [4, 6], &Device::flex(), DType::F32);
+        let mut fresh = MatrixState::new(all()[0], [4, 6], &test_device(), DType::F32);
         let first = fresh.direction(gradient(2), 0.1).unwrap();
         assert_eq!(flat(&cleared.tensor), flat(&first.tensor));
         assert!(cleared.factor < first.factor);

@@ -170,6 +170,7 @@ impl Gradients {
         rest: &mut Rest,
         (update, lr, lr_rest): (u64, f64, f64),
     ) -> Result<Llama, StageError> {
+        method.prepare(&self.by_path);
         let mut apply =
             Apply { path: Path::default(), grads: self.by_path, method, rest, update, lr, lr_rest, failed: None };
         let model = model.map(&mut apply);

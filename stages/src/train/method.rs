@@ -40,6 +40,12 @@ pub trait Method: Send {
         Ok(model)
     }
 
+    /// Looks at the gradients of an update by parameter path, flat, before its first matrix is updated: for what is better
+    /// done for many matrices at once.
+    fn prepare(&mut self, gradients: &BTreeMap<String, Tensor<1>>) {
+        let _ = gradients;
+    }
+
     /// The new value of a targeted matrix `[out, in]`, from its value and its gradient: accumulated, averaged over the
     /// step's tokens, clipped and finite. All three are without autodiff, and in f32 whatever the weights are held in.
     ///
