@@ -9,12 +9,14 @@ use sepia_engine::stage::derive_seed;
 
 use super::*;
 use crate::{
+    device,
     method::{
         per_matrix::MatrixMethod as _,
         projection::{ProjType, ProjectionConfig, predicted_floats},
     },
     model::{Llama, LlamaConfig, named_weights},
     ops::{self, Rope},
+    testing::test_device,
     train::{Gradients, Rest, State, load_weights, save_weights},
 };
 
@@ -60,7 +62,7 @@ struct Bench {
 
 impl Bench {
     fn new(params: &AnyMethod) -> Self {
-        let device = Device::flex().autodiff();
+        let device = test_device().autodiff();
         let hyper = AdamHyper::default();
         let mut method = params.build(&MethodSetup { hyper, state: Held::F32, seed: 3 });
         let model = method.attach(initial(&device)).unwrap();
@@ -85,6 +87,7 @@ impl Bench {
         let model = gradients.apply(self.model.clone(), self.method.as_mut(), &mut self.rest, (self.done, 0.01, 0.01));
         self.model = self.method.after_step(self.done, model.unwrap()).unwrap();
         self.done += 1;
+        device::end_update(&self.device).unwrap();
         value
     }
 
@@ -97,7 +100,7 @@ impl Bench {
 
     /// Logits off the tape.
     fn logits(&self, model: &Llama) -> Vec<f32> {
-        let device = Device::flex();
+        let device = test_device();
         let rope = model.rope(8, &device);
         model.valid().forward(self.tokens(&device), &rope).try_into_vec_as().unwrap()
     }
@@ -107,7 +110,7 @@ impl Bench {
     }
 
     fn save(&self) -> State {
-        let mut state = State::new(&Device::flex());
+        let mut state = State::new(&test_device());
         save_weights(&self.model, &mut state);
         self.method.save(&mut state);
         self.rest.save(&mut state);
@@ -136,14 +139,14 @@ fn weights(model: &Llama) -> Vec<(String, TensorData)> {
 fn the_model_computes_the_same_once_a_method_is_attached() {
     for params in methods() {
         let bench = Bench::new(&params);
-        let apart = furthest(&bench.logits(&initial(&Device::flex())), &bench.logits(&bench.model));
+        let apart = furthest(&bench.logits(&initial(&test_device())), &bench.logits(&bench.model));
         match &params {
             // Training from a product of rank r is another start, but for a rank that holds the whole weight.
             AnyMethod::LowRank(low_rank) => {
                 assert!(apart > 1e-4, "{apart}");
                 let whole = AnyMethod::LowRank(LowRankParams { rank: 16, ..*low_rank });
                 let bench = Bench::new(&whole);
-                let apart = furthest(&bench.logits(&initial(&Device::flex())), &bench.logits(&bench.model));
+                let apart = furthest(&bench.logits(&initial(&test_device())), &bench.logits(&bench.model));
                 assert!(apart < 1e-5, "{apart}");
             }
             _ => assert_eq!(apart, 0.0, "{}", params.name()),
@@ -250,7 +253,7 @@ fn state_is_as_large_as_predicted() {
 
 #[test]
 fn the_state_of_every_optimizer_in_a_projection_is_as_large_as_predicted() {
-    let device = Device::flex();
+    let device = test_device();
     for optimizer in ["adam", "adam8bit", "adafactor", "sgd"] {
         for proj_type in ["std", "reverse_std", "left", "right", "full"] {
             let text = serde_json::json!({ "rank": 24, "optimizer": optimizer, "proj_type": proj_type });
@@ -392,7 +395,7 @@ fn a_branch_larger_than_its_weight_is_refused() {
         AnyMethod::LowRank(LowRankParams { rank: 17, ..LowRankParams::default() }),
     ] {
         let mut method = params.build(&MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 3 });
-        let error = method.attach(initial(&Device::flex())).unwrap_err().to_string();
+        let error = method.attach(initial(&test_device())).unwrap_err().to_string();
         insta::allow_duplicates! {
             insta::assert_snapshot!(error, @"rank 17 is above the shorter side of model.layers.0.self_attn.q_proj, which is 16 x 16");
         }

@@ -204,6 +204,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             }
         }
         self.done += 1;
+        device::end_update(&self.device)?;
         if self.unread.full() {
             self.read()?;
         }

@@ -167,6 +167,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
             self.guard.skip(self.done + 1, bad.as_deref().unwrap_or("the loss"))?;
         }
         self.done += 1;
+        device::end_update(self.device)?;
         Ok((model, scores.loss(), lr))
     }
 
