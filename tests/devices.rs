@@ -1,5 +1,7 @@
 //! Where stages compute, on a machine without a GPU or with a build that cannot use one.
 
+use sepia_cache::{OpenMode, Store};
+
 use crate::support::Project;
 
 /// A stage that needs a GPU is named before anything runs, with a way out; without it the rest runs.
@@ -22,6 +24,41 @@ fn a_gpu_that_is_not_there_is_an_error_before_anything_runs() {
 
     let done = project.sepia(&["run", "gpu.toml", "corpus"]);
     assert_eq!(done.code, 0, "what needs no GPU runs: {}", done.err);
+}
+
+/// What was computed on a GPU is found, shown and used on a machine without one.
+#[test]
+fn what_a_gpu_computed_is_readable_without_one() {
+    let project = Project::training();
+    project.run("tiny.toml");
+    project.write("gpu.toml", &std::fs::read_to_string(project.path("tiny.toml")).unwrap());
+    project.edit("gpu.toml", "[stages.train]\n", "[stages.train]\ndevice = \"cuda\"\n");
+    let planned = project.json(&["plan", "gpu.toml", "--format", "json"]);
+    let node = |node: &&serde_json::Value| node["node"] == "train";
+    let planned = planned["nodes"].as_array().unwrap().iter().find(node).unwrap().clone();
+    assert_eq!(planned["state"], "run", "the device is in the key");
+    // The record as a machine with a GPU leaves it.
+    let root = project.path(".sepia").canonicalize().unwrap();
+    let store = Store::open(root.to_str().unwrap().into(), OpenMode::Create).unwrap();
+    let of_cpu = store.latest_by_node("train").unwrap().unwrap();
+    let mut record = store.record(&of_cpu).unwrap().unwrap();
+    record.key = planned["key"].as_str().unwrap().parse().unwrap();
+    record.key_inputs["device"] = "cuda".into();
+    store.commit(&[record]).unwrap();
+    drop(store);
+
+    let done = project.sepia(&["run", "gpu.toml"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(project.ran().is_empty(), "{}", done.err);
+    for words in [&["show", "train"][..], &["results", "train"], &["explain", "train"]] {
+        let shown = project.sepia(words);
+        assert_eq!(shown.code, 0, "{words:?}: {}", shown.err);
+    }
+    // It is an input like any other.
+    project.edit("gpu.toml", "kind = \"evaluate\"", "kind = \"evaluate\"\nseed = 5");
+    assert_eq!(project.sepia(&["run", "gpu.toml"]).code, 0);
+    assert_eq!(project.ran(), ["evaluate"]);
+    assert_eq!(project.sepia(&["run", "gpu.toml", "--force", "train"]).code, 2, "to compute it takes a GPU");
 }
 
 /// `auto` takes the CPU where there is no GPU, with the key of a run that says `cpu`; so does `--device`.
