@@ -111,7 +111,7 @@ mod tests {
     };
 
     use camino::Utf8Path;
-    use sepia_cache::{OpenMode, RunCounts, RunEnd, RunRow};
+    use sepia_cache::{OpenMode, RunCounts, RunEnd, RunLock, RunRow};
 
     use super::*;
     use crate::test_browser::Browser;

@@ -96,7 +96,7 @@ pub struct Quantised {
 #[derive(Debug, Clone)]
 enum Place {
     Host(Host),
-    Device(OnDevice),
+    Device(Box<OnDevice>),
 }
 
 impl Quantised {
@@ -107,7 +107,7 @@ impl Quantised {
         let place = if *device == Device::flex() {
             Place::Host(Host::zeros(count, block_size, eight.table, signed))
         } else {
-            Place::Device(OnDevice::zeros(count, block_size, eight.table, signed, device))
+            Place::Device(Box::new(OnDevice::zeros(count, block_size, eight.table, signed, device)))
         };
         Self { place, count, blocks: count.div_ceil(block_size) }
     }
@@ -234,7 +234,9 @@ mod tests {
             let mut values = Rng::new(count as u64).normal(count, 1.0);
             values.iter_mut().enumerate().for_each(|(i, x)| *x *= [1.0, 1e-3, 1e-6][i % 3]);
             values.iter_mut().skip(64).take(64).for_each(|x| *x = 0.0);
-            let values: Vec<f32> = values.iter().map(|x| if signed { *x as f32 } else { x.abs() as f32 }).collect();
+            if !signed {
+                values.iter_mut().for_each(|x| *x = x.abs());
+            }
             host.store(&values);
             there.store(Tensor::from_data(TensorData::new(values, [count]), &test_device()));
             same(&host, &there);
