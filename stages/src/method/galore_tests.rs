@@ -337,3 +337,26 @@ fn moments_can_start_again_at_a_refresh() {
     assert_ne!(kept, reset);
     assert_eq!(reset.count("w/t").unwrap(), 2);
 }
+
+#[test]
+fn a_gradient_that_cannot_be_used_leaves_the_others_their_bases() {
+    let config = ProjectionConfig { rank: 4, proj_type: ProjType::Full, ..ProjectionConfig::default() };
+    let make = |seed| Projection::new(config, [16, 24], DType::F32, seed);
+    let gradient = |values| Tensor::<2>::from_data(TensorData::new(values, [16, 24]), &test_device());
+    let mut values = Rng::new(3).normal(16 * 24, 1.0);
+    let good = gradient(values.clone());
+    values[5] = f32::NAN;
+    let bad = gradient(values);
+    let (mut broken, mut fine, mut alone) = (make(1), make(2), make(2));
+    // Of two threads, so that both are found at once.
+    let both = crate::device::with_threads(2, || {
+        let all = [(&mut broken, &bad), (&mut fine, &good)];
+        Projection::prepare(all.into_iter().map(|(projection, gradient)| (projection, || gradient.clone())));
+        Ok(())
+    });
+    both.unwrap();
+    assert!(broken.refresh(&bad).is_err());
+    assert_eq!(fine.refresh(&good).unwrap(), alone.refresh(&good).unwrap());
+    assert_eq!(flat(&fine.down(&good)), flat(&alone.down(&good)));
+    assert_eq!(fine.down(&good).dims(), [4, 4]);
+}

@@ -297,8 +297,10 @@ impl Projection {
         let mut found = dominant_of_all(&wanted).into_iter();
         for (projection, _) in group {
             let sides = projection.sides().count();
-            let found: Result<Vec<Dominant>, LinalgError> = found.by_ref().take(sides).collect();
-            projection.prepared = Some(found.map(|found| projection.adopt(found)));
+            // All of its own first: an error must not leave one of them to the next projection.
+            let own: Vec<_> = found.by_ref().take(sides).collect();
+            let own: Result<Vec<Dominant>, LinalgError> = own.into_iter().collect();
+            projection.prepared = Some(own.map(|own| projection.adopt(own)));
         }
     }
 
