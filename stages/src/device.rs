@@ -33,19 +33,15 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
     Ok((device, dtype))
 }
 
-/// The CPU, as burn computes on it.
-#[cfg(not(feature = "cubecl-cpu"))]
-#[must_use]
-pub(crate) fn cpu() -> Device {
-    Device::flex()
-}
-
-/// The CPU: as burn computes on it, or, if the variable `SEPIA_CUBECL_CPU` is set, with the kernels that burn has for GPUs,
+/// The CPU: as burn computes on it, or, built with the feature `cubecl-cpu` and with `SEPIA_CUBECL_CPU` set, with the kernels that burn has for GPUs,
 /// queued, fused and compiled as they are there. That is how what is written for GPUs is tested where there is none.
-#[cfg(feature = "cubecl-cpu")]
 #[must_use]
 pub(crate) fn cpu() -> Device {
-    if std::env::var_os("SEPIA_CUBECL_CPU").is_some() { Device::cpu() } else { Device::flex() }
+    #[cfg(feature = "cubecl-cpu")]
+    if std::env::var_os("SEPIA_CUBECL_CPU").is_some() {
+        return Device::cpu();
+    }
+    Device::flex()
 }
 
 #[cfg(feature = "cuda")]

@@ -28,10 +28,10 @@ pub(super) fn iterate(all: &[(&Wanted<'_>, f64)]) -> Result<Vec<Dominant>, Linal
     let mut running: Vec<Running> = all.iter().map(|(wanted, energy)| Running::new(wanted, *energy)).collect();
     // The first pass makes whatever it starts from orthonormal; only the last needs full orthogonality.
     for done in 0..running.iter().map(|one| one.passes).max().unwrap_or(0) {
-        let (indices, bases): (Vec<usize>, Vec<_>) =
-            running.iter().enumerate().filter(|(_, one)| done < one.passes).map(|(k, one)| (k, one.pass())).unzip();
+        let (indices, across): (Vec<usize>, Vec<_>) =
+            running.iter().enumerate().filter(|(_, one)| done < one.passes).map(|(k, one)| (k, one.across())).unzip();
         let gs: Vec<&Tensor<2>> = indices.iter().map(|k| &running[*k].g).collect();
-        let found = pass(&gs, bases)?;
+        let found = pass(&gs, across)?;
         for (k, basis) in indices.into_iter().zip(found) {
             running[k].basis = basis;
         }
@@ -62,7 +62,7 @@ impl Running {
     }
 
     /// `G^T B`.
-    fn pass(&self) -> Tensor<2> {
+    fn across(&self) -> Tensor<2> {
         self.g.clone().transpose().matmul(self.basis.clone())
     }
 }
