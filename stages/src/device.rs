@@ -51,6 +51,8 @@ fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
         fs_err::create_dir_all(folder)?;
         let mut config = CubeClRuntimeConfig::default().override_from_env();
         config.environment.path = CacheConfig::Directory(folder.as_std_path().to_owned());
+        // Without this only what was tuned is kept there, and every child compiles its kernels anew.
+        config.compilation.cache = true;
         // `false` where a device was opened before: then the place is known already.
         let _ = CubeClRuntimeConfig::try_set(config);
     }

@@ -8,7 +8,7 @@ use super::{
     output,
 };
 use crate::{
-    device::{Gpu, Gpus},
+    device::{Gpu, Gpus, MathLibrary},
     exec::slots::{machine_memory, machine_threads},
     report::figures::bytes,
     stage::{Dtype, Registry},
@@ -37,7 +37,8 @@ fn text(gpus: &Gpus, built: bool, (threads, memory): (usize, u64)) -> String {
             names(gpu).join(" "),
         ));
     }
-    let why = gpus.why_none().map(|why| (why.to_string(), why.help()));
+    let math_library = gpus.why_none().is_none().then(|| MathLibrary::of_this_machine().err()).flatten();
+    let why = gpus.why_none().or(math_library.as_ref()).map(|why| (why.to_string(), why.help()));
     let not_built =
         (!built).then(|| (crate::device::NoGpu::NotBuilt.to_string(), crate::device::NoGpu::NotBuilt.help()));
     for (why, help) in why.into_iter().chain(not_built) {
@@ -66,6 +67,7 @@ fn as_json(gpus: &Gpus, built: bool) -> serde_json::Value {
         "cuda_built": built,
         "driver": gpus.driver,
         "gpus": list,
+        "math_library": MathLibrary::of_this_machine().ok().map(|library| library.file().to_string_lossy().into_owned()),
         "why_none": gpus.why_none().map(ToString::to_string),
         "cpu": { "threads": machine_threads(), "memory_bytes": machine_memory() },
     })

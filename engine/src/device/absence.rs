@@ -21,6 +21,9 @@ pub enum NoGpu {
     /// The environment hides them all.
     #[error("CUDA_VISIBLE_DEVICES={0:?} hides every GPU")]
     Hidden(String),
+    /// A GPU, but not what kernels are compiled with.
+    #[error("CUDA's math library (nvvm/libdevice/libdevice.10.bc) was found nowhere: kernels are compiled with it")]
+    NoMathLibrary,
     /// Too old.
     #[error("{gpu} does not compute in {dtype}")]
     LacksDtype {
@@ -52,6 +55,10 @@ impl NoGpu {
             NoGpu::DriverFails(_) => "`nvidia-smi` says more; or take `--device cpu`",
             NoGpu::NoneThere => "run on a machine that has one, or take `--device cpu`",
             NoGpu::Hidden(_) => "unset CUDA_VISIBLE_DEVICES or name GPUs that exist; or take `--device cpu`",
+            NoGpu::NoMathLibrary => {
+                "install the CUDA toolkit, or of it only `pip install nvidia-cuda-nvcc-cu12`, and name its folder in \
+                 CUDA_PATH if it is not found then; or take `--device cpu`"
+            }
             NoGpu::LacksDtype { .. } => {
                 "`sepia devices` lists what each GPU computes in; `dtype = \"f32\"` works on all"
             }

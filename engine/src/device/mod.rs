@@ -7,6 +7,7 @@
 mod absence;
 mod exhausted;
 mod gpu;
+mod math_library;
 mod memory;
 mod visible;
 
@@ -17,6 +18,7 @@ use nvml_wrapper::{Nvml, error::NvmlError};
 pub use absence::NoGpu;
 pub use exhausted::{explained, out_of_memory};
 pub use gpu::Gpu;
+pub use math_library::MathLibrary;
 pub use memory::MemoryWatch;
 
 /// The library of the driver that tells about its GPUs, by the name that the driver installs.

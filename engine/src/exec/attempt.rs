@@ -23,6 +23,7 @@ use super::{
     worker::{Order, PROTOCOL, Report},
 };
 use crate::{
+    device::MathLibrary,
     event::Failure,
     graph::NodeId,
     key::StageKey,
@@ -197,6 +198,11 @@ impl Attempt {
             command.env(name, self.job.threads.to_string());
         }
         own_devices(&mut command, &self.visible);
+        if let Some(kernels) = &self.job.kernels
+            && let Ok(library) = MathLibrary::of_this_machine()
+        {
+            command.env("CUDA_PATH", library.toolkit(kernels.as_std_path())?);
+        }
         // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
         // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
         command.env("MIMALLOC_PURGE_DELAY", "-1");

@@ -3,7 +3,7 @@
 //! A result that was computed on a GPU is as readable as any other: a run whose GPU stages are all in the store needs no
 //! GPU. One that would have to compute on a GPU that is not there fails at once, not after the hours its first stages take.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
 use sepia_cache::Store;
 
@@ -12,7 +12,7 @@ use super::{
     keys::KeyError,
 };
 use crate::{
-    device::{Gpus, NoGpu},
+    device::{Gpus, MathLibrary, NoGpu},
     graph::NodeId,
     plan::Plan,
     stage::{Device, Dtype},
@@ -41,6 +41,8 @@ pub fn missing_gpus(
         return Ok(Vec::new());
     }
     let gpus = gpus();
+    // Only where there is a GPU: why there is none is the better answer.
+    let math_library = LazyCell::new(MathLibrary::of_this_machine);
     let mut missing = Vec::new();
     for (id, number) in wanting {
         let dtype = plan.node(id).dtype;
@@ -49,7 +51,7 @@ pub fn missing_gpus(
             Ok(gpu) if !gpu.dtypes().contains(&dtype) => {
                 missing.push((id, NoGpu::LacksDtype { gpu: gpu.name.clone(), dtype: Dtype::name(dtype) }));
             }
-            Ok(_) => {}
+            Ok(_) => missing.extend(math_library.as_ref().err().map(|why| (id, why.clone()))),
         }
     }
     if missing.is_empty() {

@@ -220,13 +220,13 @@ pub fn projects([m, n]: [usize; 2], rank: usize) -> bool {
 /// `A G` where `A` is `[r, m]`, `G A` where it is `[n, r]`.
 fn down(basis: &Tensor<2>, matrix: Tensor<2>) -> Tensor<2> {
     let [m, n] = matrix.dims();
-    if m < n { basis.clone().matmul(matrix) } else { matrix.matmul(basis.clone()) }
+    if m < n { ops::product(basis.clone(), matrix) } else { ops::product(matrix, basis.clone()) }
 }
 
 /// `A^T C` or `C A^T`, a matrix of this shape.
 fn up(basis: &Tensor<2>, compressed: Tensor<2>, [m, n]: [usize; 2]) -> Tensor<2> {
     let back = basis.clone().transpose();
-    if m < n { back.matmul(compressed) } else { compressed.matmul(back) }
+    if m < n { ops::product(back, compressed) } else { ops::product(compressed, back) }
 }
 
 #[cfg(test)]

@@ -195,6 +195,7 @@ mod tests {
     use crate::{
         method::ReloraParams,
         model::Linear,
+        ops::Products,
         testing::test_device,
         train::{AdamHyper, Held},
         vectors::{assert_close, assert_near, flat, tensor, vector},
@@ -218,7 +219,7 @@ mod tests {
         let shape: [usize; 2] = [vector.input("out"), vector.input("in")];
         let params = LoraParams { rank: vector.input("r"), ..LoraParams::default() };
         let expected: usize = vector.expected("lora");
-        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 1 };
+        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, products: Products::Exact, seed: 1 };
         let lora = Lora::new(params, &setup);
         let weight = Tensor::zeros(shape, &test_device());
         let (a, b) = (lora.draw_a("x", 0, &weight), Tensor::zeros([shape[0], params.rank], &test_device()));

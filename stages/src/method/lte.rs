@@ -202,13 +202,14 @@ mod tests {
     use super::*;
     use crate::{
         model::{Adapter, LlamaConfig},
+        ops::Products,
         testing::test_device,
         train::AdamHyper,
         vectors::{Rows, assert_close, flat, tensor, vector},
     };
 
     fn lte(params: LteParams) -> Lte {
-        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 3 };
+        let setup = MethodSetup { hyper: AdamHyper::default(), state: Held::F32, products: Products::Exact, seed: 3 };
         Lte { params, factors: Factors::new(&setup, 1.0), seed: 3, merges: 0 }
     }
 

@@ -39,7 +39,10 @@ pub use per_matrix::{MatrixMethod, PerMatrix};
 pub use relora::{ReloraParams, merges_after};
 pub use sst::SstParams;
 
-use crate::train::{AdamHyper, Held, Method, ScheduleKind};
+use crate::{
+    ops::Products,
+    train::{AdamHyper, Held, Method, ScheduleKind},
+};
 
 /// What a run gives a method besides its own parameters.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +51,8 @@ pub struct MethodSetup {
     pub hyper: AdamHyper,
     /// What the optimiser's state is held in.
     pub state: Held,
+    /// How exact products with gradients have to be.
+    pub products: Products,
     /// Seed of whatever the method draws.
     pub seed: u64,
 }

@@ -116,7 +116,10 @@ impl<M: MatrixMethod> Method for PerMatrix<M> {
             let path = format!("{path}.weight");
             let (weight, seed) = (linear.weight.val(), derive_seed(self.setup.seed, &path, 0));
             let dtype = self.setup.state.dtype();
-            let matrix = M::new(self.config, weight.dims(), &weight.inner().device(), dtype, seed);
+            let mut matrix = M::new(self.config, weight.dims(), &weight.inner().device(), dtype, seed);
+            if let Some(projection) = matrix.projection_mut() {
+                projection.set_products(self.setup.products);
+            }
             if let Some((asked, used)) = matrix.clamped() {
                 self.notes.push(format!("{path}: rank {asked} is above the shorter side; {used} is used"));
             }

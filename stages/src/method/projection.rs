@@ -15,7 +15,7 @@ use crate::{
         subspace::{Dominant, SubspaceConfig, Wanted, at_once, dominant_of_all},
         svd::{LinalgError, Vectors},
     },
-    ops::{held, widened},
+    ops::{Products, held, widened},
     train::State,
 };
 
@@ -147,6 +147,7 @@ pub struct Projection {
     seed: u64,
     /// What the basis is held in.
     dtype: DType,
+    products: Products,
     t: u64,
     overdue: bool,
     /// What the next refresh finds done: see [`Projection::prepare`].
@@ -164,7 +165,26 @@ impl Projection {
     pub fn new(config: ProjectionConfig, shape: [usize; 2], dtype: DType, seed: u64) -> Self {
         let side = config.proj_type.side(shape);
         let rank = config.rank.clamp(1, shape[0].min(shape[1]).max(1));
-        Self { config, shape, side, rank, seed, dtype, t: 0, overdue: false, prepared: None, left: None, right: None }
+        let (products, prepared) = (Products::default(), None);
+        Self {
+            config,
+            shape,
+            side,
+            rank,
+            seed,
+            dtype,
+            products,
+            t: 0,
+            overdue: false,
+            prepared,
+            left: None,
+            right: None,
+        }
+    }
+
+    /// How exact the products with the basis shall be; exact where this is not said. How it is found is not changed by it.
+    pub fn set_products(&mut self, products: Products) {
+        self.products = products;
     }
 
     /// Shape of the matrix `[m, n]`.
@@ -332,10 +352,10 @@ impl Projection {
     pub fn down(&self, gradient: &Tensor<2>) -> Tensor<2> {
         let mut projected = gradient.clone();
         if let Some(left) = &self.left {
-            projected = widened(left.clone()).transpose().matmul(projected);
+            projected = self.products.of(widened(left.clone()).transpose(), projected);
         }
         if let Some(right) = &self.right {
-            projected = projected.matmul(widened(right.clone()));
+            projected = self.products.of(projected, widened(right.clone()));
         }
         projected
     }
@@ -345,10 +365,10 @@ impl Projection {
     pub fn up(&self, coordinates: Tensor<2>) -> Tensor<2> {
         let mut full = coordinates;
         if let Some(left) = &self.left {
-            full = widened(left.clone()).matmul(full);
+            full = self.products.of(widened(left.clone()), full);
         }
         if let Some(right) = &self.right {
-            full = full.matmul(widened(right.clone()).transpose());
+            full = self.products.of(full, widened(right.clone()).transpose());
         }
         full
     }

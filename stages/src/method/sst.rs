@@ -24,6 +24,7 @@ use crate::{
         host::{to_device, to_host},
         svd::{LinalgError, Svd, svd},
     },
+    ops::product,
     random::Rng,
     train::{AdamHyper, AdamState, Held, Method, State},
 };
@@ -139,12 +140,12 @@ fn draw(weights: &[f64], count: usize, seed: u64) -> Vec<i64> {
 
 /// Gradients of the vectors of some directions, `G V` `[m, r]` and `G^T U` `[n, r]`.
 fn enhanced(gradient: &Tensor<2>, u: Tensor<2>, v: Tensor<2>) -> [Tensor<2>; 2] {
-    [gradient.clone().matmul(v), gradient.clone().transpose().matmul(u)]
+    [product(gradient.clone(), v), product(gradient.clone().transpose(), u)]
 }
 
 /// Gradients of all singular values, `u_i^T G v_i`, `[1, k]`.
 fn of_values(gradient: &Tensor<2>, u: &Tensor<2>, v: &Tensor<2>) -> Tensor<2> {
-    gradient.clone().matmul(v.clone()).mul(u.clone()).sum_dim(0)
+    product(gradient.clone(), v.clone()).mul(u.clone()).sum_dim(0)
 }
 
 /// Columns of unit length.
@@ -202,7 +203,7 @@ impl Factors {
     }
 
     fn product(&self) -> Tensor<2> {
-        self.u.clone().mul(self.s.clone()).matmul(self.v.clone().transpose())
+        product(self.u.clone().mul(self.s.clone()), self.v.clone().transpose())
     }
 
     fn states(&mut self) -> [(&'static str, &mut AdamState); 3] {

@@ -15,7 +15,7 @@ use crate::{
         projection::{ProjType, ProjectionConfig, predicted_floats},
     },
     model::{Llama, LlamaConfig, named_weights},
-    ops::{self, Rope},
+    ops::{self, Products, Rope},
     testing::test_device,
     train::{Gradients, Rest, State, load_weights, save_weights},
 };
@@ -64,7 +64,7 @@ impl Bench {
     fn new(params: &AnyMethod) -> Self {
         let device = test_device().autodiff();
         let hyper = AdamHyper::default();
-        let mut method = params.build(&MethodSetup { hyper, state: Held::F32, seed: 3 });
+        let mut method = params.build(&MethodSetup { hyper, state: Held::F32, products: Products::Exact, seed: 3 });
         let model = method.attach(initial(&device)).unwrap();
         let rest = Rest::new(hyper, method.rest(), burn::tensor::DType::F32);
         let rope = model.rope(8, &device);
@@ -394,7 +394,12 @@ fn a_branch_larger_than_its_weight_is_refused() {
         AnyMethod::Lora(LoraParams { rank: 17, ..LoraParams::default() }),
         AnyMethod::LowRank(LowRankParams { rank: 17, ..LowRankParams::default() }),
     ] {
-        let mut method = params.build(&MethodSetup { hyper: AdamHyper::default(), state: Held::F32, seed: 3 });
+        let mut method = params.build(&MethodSetup {
+            hyper: AdamHyper::default(),
+            state: Held::F32,
+            products: Products::Exact,
+            seed: 3,
+        });
         let error = method.attach(initial(&test_device())).unwrap_err().to_string();
         insta::allow_duplicates! {
             insta::assert_snapshot!(error, @"rank 17 is above the shorter side of model.layers.0.self_attn.q_proj, which is 16 x 16");

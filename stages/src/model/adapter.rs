@@ -148,7 +148,7 @@ impl Adapter {
         let (a, b) = (ops::cast(a.val(), x.dtype()), ops::cast(b.val(), x.dtype()));
         let a = a.reshape([heads, rank, inputs]).swap_dims(1, 2); // [head, in, r]
         let b = b.reshape([outputs, heads, rank]).permute([1, 2, 0]); // [head, r, out]
-        let y = x.reshape([heads, rows / heads, inputs]).matmul(a).matmul(b);
+        let y = ops::product(ops::product(x.reshape([heads, rows / heads, inputs]), a), b);
         y.reshape([rows, outputs]).mul_scalar(scale)
     }
 
@@ -159,7 +159,7 @@ impl Adapter {
         let plain = |factor: &Param<Tensor<2>>| ops::widened(factor.val().inner());
         // The product of stacked factors is the sum over heads.
         let scale = self.options.scale / self.options.heads.max(1) as f64;
-        let product = |a, b| plain(b).matmul(plain(a)).mul_scalar(scale);
+        let product = |a, b| ops::product(plain(b), plain(a)).mul_scalar(scale);
         let delta = product(&self.lora_a, &self.lora_b);
         let delta = match &self.merged {
             Some(merged) => delta - product(&merged.a, &merged.b),

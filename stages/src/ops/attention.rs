@@ -10,6 +10,7 @@ use super::{
     kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
     matmul::matmul,
     precision::{cast, widened},
+    product::product,
 };
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
@@ -111,8 +112,8 @@ fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) ->
     let q = cast(rope.turn(widened(split(q))).mul_scalar((head_dim as f64).sqrt().recip()), dtype);
     let k = cast(rope.turn(widened(split(k))), dtype);
     let mask = if seq == rope.seq_len { rope.mask.clone() } else { rope.mask.clone().slice([0..seq, 0..seq]) };
-    let scores = widened(q.matmul(k.swap_dims(2, 3))) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
-    let mixed = cast(activation::softmax(scores, 3), dtype).matmul(split(v)); // [batch, n_head, seq, head_dim]
+    let scores = widened(product(q, k.swap_dims(2, 3))) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
+    let mixed = product(cast(activation::softmax(scores, 3), dtype), split(v)); // [batch, n_head, seq, head_dim]
     mixed.swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
 }
 

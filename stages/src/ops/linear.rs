@@ -6,6 +6,7 @@ use super::{
     fused::{Fused, Host, Input, applies, apply},
     matmul::matmul,
     precision::cast,
+    product::product,
 };
 
 /// `x W^T`: `[n, in]` and weight `[out, in]` to `[n, out]`, computed in the type of `x`.
@@ -22,7 +23,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 
 fn plain(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let weight = cast(weight, x.dtype());
-    x.matmul(weight.transpose())
+    product(x, weight.transpose())
 }
 
 /// Three products whose operands are read transposed where they need to be, and whose results lie in memory as the

@@ -10,6 +10,7 @@ use sepia_engine::stage::{Check, Dtype, Estimate, Port, Stage, StageContext, Sta
 use super::{MODEL, TOKENS};
 use crate::{
     method::{FullParams, MethodParams, MethodSetup},
+    ops::Products,
     train::{TrainKnobs, TrainParams, run_training},
 };
 
@@ -45,7 +46,12 @@ impl<M: MethodParams> Stage for Train<M> {
     }
 
     fn run(params: &Self::Params, knobs: &Self::Knobs, ctx: &mut StageContext<'_>) -> Result<(), StageError> {
-        let setup = MethodSetup { hyper: params.adam(), state: params.state_dtype, seed: ctx.rng_seed("method", 0) };
+        let setup = MethodSetup {
+            hyper: params.adam(),
+            state: params.state_dtype,
+            products: Products::after(ctx.dtype()),
+            seed: ctx.rng_seed("method", 0),
+        };
         run_training(params, knobs, params.method.build(&setup).as_mut(), ctx)
     }
 }

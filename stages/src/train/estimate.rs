@@ -13,6 +13,7 @@ use super::TrainParams;
 use crate::{
     method::{Matrix, MethodParams, MethodSetup},
     model::LlamaConfig,
+    ops::Products,
 };
 
 /// Bytes of a saved model beside its weights: configuration, names and shapes, and a tokenizer, at most this much an
@@ -65,8 +66,8 @@ impl<M: MethodParams> TrainParams<M> {
 impl<M: MethodParams> TrainParams<M> {
     /// Bytes of optimiser state of embedding, head and norms, which have so many numbers.
     fn state_of_rest(&self, config: &LlamaConfig, numbers: u64) -> u64 {
-        let (setup, float) =
-            (MethodSetup { hyper: self.adam(), state: self.state_dtype, seed: 0 }, self.state_dtype.bytes());
+        let (state, products) = (self.state_dtype, Products::default());
+        let (setup, float) = (MethodSetup { hyper: self.adam(), state, products, seed: 0 }, state.bytes());
         let Some(optimizer) = self.method.build(&setup).rest() else { return 2 * numbers * float };
         let of = |shape| optimizer.state_bytes(shape, float);
         2 * of([config.vocab_size, config.d_model]) + (2 * config.n_layer as u64 + 1) * of([1, config.d_model])

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     data::TokenWriter,
     method::{AnyMethod, MethodSetup},
+    ops::Products,
     testing::{Bench, Recorder, result},
 };
 
@@ -48,7 +49,12 @@ fn train_in(
     let stop = sink.stop.clone();
     let mut ctx = StageContext::new(job, &mut sink, stop)?;
     let params: TrainParams<AnyMethod> = serde_json::from_value(params).unwrap();
-    let mut method = params.method.build(&MethodSetup { hyper: params.adam(), state: params.state_dtype, seed: 3 });
+    let mut method = params.method.build(&MethodSetup {
+        hyper: params.adam(),
+        state: params.state_dtype,
+        products: Products::Exact,
+        seed: 3,
+    });
     let knobs = TrainKnobs { log_every };
     let done = Run::new(&params, &knobs, method.as_mut(), &mut ctx).and_then(|(mut run, model)| {
         run.leaves_unread = unread;

@@ -13,7 +13,7 @@ use super::{
     Dominant, Wanted,
     orthonormal::{by_cholesky, orthonormal},
 };
-use crate::random::Rng;
+use crate::{ops::product, random::Rng};
 
 /// One matrix on its way.
 struct Running {
@@ -63,13 +63,13 @@ impl Running {
 
     /// `G^T B`.
     fn across(&self) -> Tensor<2> {
-        self.g.clone().transpose().matmul(self.basis.clone())
+        product(self.g.clone().transpose(), self.basis.clone())
     }
 }
 
 /// The second half of a pass: orthonormal columns with the span of `G G^T B`, from `G^T B`.
 fn pass(gs: &[&Tensor<2>], across: Vec<Tensor<2>>) -> Result<Vec<Tensor<2>>, LinalgError> {
-    let times = |g: &&Tensor<2>, across: Tensor<2>| (*g).clone().matmul(across);
+    let times = |g: &&Tensor<2>, across: Tensor<2>| product((*g).clone(), across);
     let products: Vec<_> = gs.iter().zip(&across).map(|(g, across)| times(g, across.clone())).collect();
     let found = by_cholesky(&products)?;
     drop(products);
@@ -83,8 +83,8 @@ fn pass(gs: &[&Tensor<2>], across: Vec<Tensor<2>>) -> Result<Vec<Tensor<2>>, Lin
 
 /// A Rayleigh-Ritz rotation: of orthonormal columns to approximate singular vectors.
 fn rotate(all: &[(&Wanted<'_>, f64)], gs: &[Tensor<2>], bases: Vec<Tensor<2>>) -> Result<Vec<Dominant>, LinalgError> {
-    let inner = gs.iter().zip(&bases).map(|(g, basis)| basis.clone().transpose().matmul(g.clone())); // [width, n]
-    let grams: Vec<Tensor<2>> = inner.map(|inner| inner.clone().matmul(inner.transpose())).collect();
+    let inner = gs.iter().zip(&bases).map(|(g, basis)| product(basis.clone().transpose(), g.clone())); // [width, n]
+    let grams: Vec<Tensor<2>> = inner.map(|inner| product(inner.clone(), inner.transpose())).collect();
     let grams: Vec<Mat<f64>> = grams.iter().map(to_host).collect::<Result<_, _>>()?;
     let eigen: Vec<_> = grams.par_iter().map(eigen).collect::<Result<_, _>>()?;
     let rotated = all.iter().zip(bases).zip(eigen).map(|(((wanted, _), basis), (values, rotation))| {
@@ -92,7 +92,7 @@ fn rotate(all: &[(&Wanted<'_>, f64)], gs: &[Tensor<2>], bases: Vec<Tensor<2>>) -
         let kept = Mat::from_fn(rotation.nrows(), r, |i, j| rotation[(i, j)]);
         let kept = to_device(&kept, &basis.device(), basis.dtype());
         let captured = values[..r].iter().sum::<f64>().clamp(0.0, 1.0);
-        Dominant { basis: fix_signs(basis.matmul(kept)), captured, overlap: None }
+        Dominant { basis: fix_signs(product(basis, kept)), captured, overlap: None }
     });
     Ok(rotated.collect())
 }

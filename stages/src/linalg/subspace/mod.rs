@@ -21,6 +21,7 @@ use super::{
     host::{to_device, to_host, to_host_f32},
     svd::{LinalgError, Real, Vectors, vectors},
 };
+use crate::ops::product;
 
 /// How a basis is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -170,7 +171,7 @@ fn share(part: f64, whole: f64) -> f64 {
 
 /// `||P^T Q||_F^2 / r`, `[1]`: how far two subspaces of equal dimension agree, 1 for equal ones.
 fn agreement(p: &Tensor<2>, q: &Tensor<2>) -> Tensor<1> {
-    p.clone().transpose().matmul(q.clone()).square().sum().div_scalar(p.dims()[1].max(1) as f64)
+    product(p.clone().transpose(), q.clone()).square().sum().div_scalar(p.dims()[1].max(1) as f64)
 }
 
 /// Single values `[1]` from the device, all in one transfer.

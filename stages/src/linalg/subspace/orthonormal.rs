@@ -12,6 +12,7 @@ use super::super::{
     host::{to_device, to_host},
     svd::LinalgError,
 };
+use crate::ops::product;
 
 /// The least part of a column's length that must be new beside the columns before it: products with the inverse of a factor
 /// lose orthogonality with the square of its condition number.
@@ -35,13 +36,13 @@ pub(super) fn orthonormal(all: Vec<Tensor<2>>) -> Result<Vec<Tensor<2>>, LinalgE
 /// Orthonormal columns with the span of each by a Cholesky factor of its Gram matrix; none where they are nearly dependent.
 pub(super) fn by_cholesky(all: &[Tensor<2>]) -> Result<Vec<Option<Tensor<2>>>, LinalgError> {
     // All are queued before the first is waited for.
-    let grams: Vec<Tensor<2>> = all.iter().map(|y| y.clone().transpose().matmul(y.clone())).collect();
+    let grams: Vec<Tensor<2>> = all.iter().map(|y| product(y.clone().transpose(), y.clone())).collect();
     let grams: Vec<Mat<f64>> = grams.iter().map(to_host).collect::<Result<_, _>>()?;
     let factors: Vec<Option<Mat<f64>>> = grams.par_iter().map(factor).collect();
     let multiplied = all
         .iter()
         .zip(factors)
-        .map(|(y, factor)| factor.map(|factor| y.clone().matmul(to_device(&factor, &y.device(), y.dtype()))));
+        .map(|(y, factor)| factor.map(|factor| product(y.clone(), to_device(&factor, &y.device(), y.dtype()))));
     Ok(multiplied.collect())
 }
 

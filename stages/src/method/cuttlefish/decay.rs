@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use crate::model::vision::{VisionModel, Weight};
+use crate::{
+    model::vision::{VisionModel, Weight},
+    ops::product,
+};
 
 /// What the penalty `lambda / 2 * ||U V||_F^2` adds to the gradients of `u` `[m, r]` and `v` `[r, n]`:
 /// `lambda U (V V^T)` and `lambda (U^T U) V`. Both come from the factors as they are, never from one already changed.
 #[must_use]
 pub fn frobenius_decay(u: &Tensor<2>, v: &Tensor<2>, lambda: f64) -> (Tensor<2>, Tensor<2>) {
-    let right = v.clone().matmul(v.clone().transpose()); // [r, r]
-    let left = u.clone().transpose().matmul(u.clone()); // [r, r]
-    (u.clone().matmul(right).mul_scalar(lambda), left.matmul(v.clone()).mul_scalar(lambda))
+    let right = product(v.clone(), v.clone().transpose()); // [r, r]
+    let left = product(u.clone().transpose(), u.clone()); // [r, r]
+    (product(u.clone(), right).mul_scalar(lambda), product(left, v.clone()).mul_scalar(lambda))
 }
 
 /// The same for all factored layers of a model, by the names of their factors; nothing for a `lambda` of 0.

@@ -158,11 +158,11 @@ impl Layer {
         match &self.weight {
             Weight::Dense(weight) => weight.clone(),
             Weight::Factored(Factors { u, v, form, rank, .. }) => match (form, self.geometry) {
-                (Form::Channel, _) | (_, Geometry::Linear { .. }) => u.clone().matmul(v.clone()),
+                (Form::Channel, _) | (_, Geometry::Linear { .. }) => ops::product(u.clone(), v.clone()),
                 (Form::Spatial, Geometry::Conv(conv)) => {
                     let Conv { outputs, kernel: [_, kw], .. } = conv;
                     let right = u.clone().reshape([outputs, *rank, kw]).swap_dims(0, 1);
-                    let product = v.clone().transpose().matmul(right.reshape([*rank, outputs * kw]));
+                    let product = ops::product(v.clone().transpose(), right.reshape([*rank, outputs * kw]));
                     from_spatial(product, conv)
                 }
                 (Form::Decoupled, Geometry::Conv(conv)) => {

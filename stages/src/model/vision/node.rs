@@ -259,7 +259,7 @@ fn attend(x: Tensor<2>, tokens: usize, n_head: usize) -> Tensor<2> {
         let part = x.clone().narrow(1, index * width, width);
         part.reshape([batch, tokens, n_head, head_dim]).swap_dims(1, 2) // [batch, head, tokens, head_dim]
     };
-    let scores = part(0).mul_scalar((head_dim as f64).powf(-0.5)).matmul(part(1).swap_dims(2, 3));
-    let mixed = activation::softmax(scores, 3).matmul(part(2));
+    let scores = ops::product(part(0).mul_scalar((head_dim as f64).powf(-0.5)), part(1).swap_dims(2, 3));
+    let mixed = ops::product(activation::softmax(scores, 3), part(2));
     mixed.swap_dims(1, 2).reshape([rows, width])
 }

@@ -1,0 +1,291 @@
+// libcuda.so.1 without a GPU: what CubeCL asks of CUDA's driver, with kernels interpreted from their PTX.
+//
+// Work is done when it is asked for, in order, so streams and events have nothing to wait for. An event's time is the
+// number of instructions that were executed before it: what is tuned by it is chosen alike on every machine.
+//
+//   EMULATED_GPUS, EMULATED_MEMORY   how many there are, and their bytes (machine.hpp)
+//   EMULATED_CHOICE                  a number: events tell times drawn from it and the kernels that ran, so that tuning chooses
+//                                    among all kernels that can do a thing
+//   EMULATED_LOG                     a file that gets a line for every kernel loaded and, at the end, one for each that ran
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdarg>
+#include <map>
+#include <mutex>
+
+#include "execute.hpp"
+#include "machine.hpp"
+
+namespace {
+
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_PTX = 218, NOT_FOUND = 500 };
+
+std::recursive_mutex lock;
+using Locked = std::lock_guard<std::recursive_mutex>;
+std::map<unsigned long, size_t> memory; // by where it begins
+size_t in_use = 0;
+int broken = SUCCESS; // what a kernel did: every call fails with it from then on
+double ticks = 0;
+int current = 0;
+
+struct Module {
+    std::map<std::string, ptx::Kernel> kernels;
+};
+struct Event {
+    double at = 0;
+};
+struct Ran {
+    long times = 0;
+    double steps = 0;
+};
+std::map<std::string, Ran> ran;
+long loaded = 0;
+
+void log(const char *format, ...) {
+    const char *path = getenv("EMULATED_LOG");
+    if (!path) return;
+    FILE *file = fopen(path, "a");
+    if (!file) return;
+    va_list args;
+    va_start(args, format);
+    vfprintf(file, format, args);
+    va_end(args);
+    fclose(file);
+}
+
+struct AtEnd {
+    ~AtEnd() {
+        double steps = 0;
+        for (auto &[name, r] : ran) {
+            log("%d ran %ld %.0f %s\n", getpid(), r.times, r.steps, name.c_str());
+            steps += r.steps;
+        }
+        if (loaded) log("%d end: %ld kernels loaded, %.0f instructions of warps\n", getpid(), loaded, steps);
+    }
+} at_end;
+
+int take(unsigned long *address, size_t bytes) {
+    Locked locked(lock);
+    if (broken) return broken;
+    if (bytes == 0) return INVALID_VALUE;
+    size_t size = (bytes + 511) / 512 * 512;
+    if (in_use + size > machine::memory()) return OUT_OF_MEMORY;
+    void *found = aligned_alloc(512, size);
+    if (!found) return OUT_OF_MEMORY;
+    // Nobody may count on zeros; large buffers are those that a GPU's speed is measured with.
+    if (size <= 64 << 20) memset(found, 0xcd, size);
+    *address = (unsigned long)found;
+    memory[*address] = bytes;
+    in_use += size;
+    return SUCCESS;
+}
+int give(unsigned long address) {
+    Locked locked(lock);
+    auto found = memory.find(address);
+    if (found == memory.end()) return INVALID_VALUE;
+    in_use -= (found->second + 511) / 512 * 512;
+    memory.erase(found);
+    free((void *)address);
+    return SUCCESS;
+}
+
+// Kernels that only measure what a GPU can do: nobody reads what they compute.
+bool only_measures(const std::string &name) {
+    return name.find("throughput") != std::string::npos || name.compare(0, 12, "prime_buffer") == 0;
+}
+
+unsigned long long mixed(unsigned long long x) {
+    x ^= x >> 33, x *= 0xff51afd7ed558ccdull, x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53ull;
+    return x ^ x >> 33;
+}
+
+double price(const std::string &name, double steps) {
+    static const char *choice = getenv("EMULATED_CHOICE");
+    if (!choice) return steps;
+    unsigned long long h = strtoull(choice, nullptr, 10);
+    for (char c : name) h = mixed(h ^ (unsigned char)c);
+    return 1e6 + h % 1000000007 / 1e2;
+}
+
+} // namespace
+
+namespace ptx {
+bool allocated(u64 address, u64 bytes) {
+    static unsigned long from = 1, to = 0; // the last that was asked for
+    if (address >= from && address + bytes <= to) return true;
+    auto after = memory.upper_bound(address);
+    if (after == memory.begin()) return false;
+    --after;
+    if (address + bytes > after->first + after->second) return false;
+    from = after->first, to = after->first + after->second;
+    return true;
+}
+} // namespace ptx
+
+extern "C" {
+
+// For the other library.
+unsigned long long emulated_memory_in_use() { return in_use; }
+
+int cuInit(unsigned) { return machine::visible().empty() ? NO_DEVICE : SUCCESS; }
+int cuDriverGetVersion(int *version) { return *version = 13000, SUCCESS; }
+int cuDeviceGetCount(int *count) { return *count = (int)machine::visible().size(), SUCCESS; }
+int cuDeviceGet(int *device, int number) {
+    if (number < 0 || number >= (int)machine::visible().size()) return INVALID_DEVICE;
+    return *device = number, SUCCESS;
+}
+int cuDeviceGetName(char *name, int size, int) { return snprintf(name, size, "Emulated H100"), SUCCESS; }
+int cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = machine::memory(), SUCCESS; }
+int cuDeviceGetPCIBusId(char *id, int size, int device) { return snprintf(id, size, "0000:%02x:00.0", machine::visible()[device] + 4), SUCCESS; }
+int cuDeviceGetAttribute(int *value, int attribute, int) {
+    // Of an H100 (CUDA programming guide, compute capability 9.0), by the numbers of the driver's interface.
+    static const std::map<int, int> known = {
+        {1, 1024}, {2, 1024}, {3, 1024}, {4, 64},        // threads of a block, and along each axis
+        {5, 2147483647}, {6, 65535}, {7, 65535},         // blocks along each axis
+        {8, 49152}, {10, 32}, {16, 132},                 // shared memory of a block, lanes of a warp, multiprocessors
+        {75, 9}, {76, 0}, {81, 233472}, {97, 232448},    // compute capability, shared memory of a multiprocessor, and at most
+        {115, 1},                                        // memory pools
+    };
+    auto found = known.find(attribute);
+    if (found == known.end()) return INVALID_VALUE;
+    return *value = found->second, SUCCESS;
+}
+int cuDevicePrimaryCtxRetain(void **context, int) { return *context = &current, SUCCESS; }
+int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+int cuCtxSetCurrent(void *) { return SUCCESS; }
+int cuCtxGetCurrent(void **context) { return *context = &current, SUCCESS; }
+int cuCtxSynchronize() { return broken; }
+int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, SUCCESS; }
+
+int cuStreamCreate(void **stream, unsigned) { return *stream = new char, SUCCESS; }
+int cuStreamCreateWithPriority(void **stream, unsigned, int) { return *stream = new char, SUCCESS; }
+int cuStreamDestroy_v2(void *stream) { return delete (char *)stream, SUCCESS; }
+int cuStreamSynchronize(void *) { return broken; }
+int cuStreamWaitEvent(void *, void *, unsigned) { return broken; }
+int cuEventCreate(void **event, unsigned) { return *event = new Event, SUCCESS; }
+int cuEventDestroy_v2(void *event) { return delete (Event *)event, SUCCESS; }
+int cuEventRecord(void *event, void *) {
+    Locked locked(lock);
+    return ((Event *)event)->at = ticks, broken;
+}
+int cuEventSynchronize(void *) { return broken; }
+int cuEventQuery(void *) { return broken; }
+int cuEventElapsedTime(float *ms, void *from, void *to) { return *ms = (float)((((Event *)to)->at - ((Event *)from)->at) / 1e3), broken; }
+int cuEventElapsedTime_v2(float *ms, void *from, void *to) { return cuEventElapsedTime(ms, from, to); }
+
+int cuMemGetInfo_v2(size_t *unused, size_t *total) { return *total = machine::memory(), *unused = *total - in_use, SUCCESS; }
+int cuMemAlloc_v2(unsigned long *address, size_t bytes) { return take(address, bytes); }
+int cuMemAllocAsync(unsigned long *address, size_t bytes, void *) { return take(address, bytes); }
+int cuMemFree_v2(unsigned long address) { return give(address); }
+int cuMemFreeAsync(unsigned long address, void *) { return give(address); }
+int cuMemAllocHost_v2(void **address, size_t bytes) { return *address = aligned_alloc(512, (bytes + 511) / 512 * 512), SUCCESS; }
+int cuMemFreeHost(void *address) { return free(address), SUCCESS; }
+
+namespace {
+int copied(void *to, const void *from, size_t bytes, unsigned long device1, unsigned long device2) {
+    Locked locked(lock);
+    if (broken) return broken;
+    for (unsigned long device : {device1, device2})
+        if (device && !ptx::allocated(device, bytes)) return INVALID_VALUE;
+    memmove(to, from, bytes);
+    return SUCCESS;
+}
+} // namespace
+int cuMemcpyHtoDAsync_v2(unsigned long to, const void *from, size_t bytes, void *) { return copied((void *)to, from, bytes, to, 0); }
+int cuMemcpyDtoHAsync_v2(void *to, unsigned long from, size_t bytes, void *) { return copied(to, (void *)from, bytes, from, 0); }
+int cuMemcpyDtoDAsync_v2(unsigned long to, unsigned long from, size_t bytes, void *) {
+    return copied((void *)to, (void *)from, bytes, to, from);
+}
+int cuMemsetD8Async(unsigned long to, unsigned char value, size_t bytes, void *) {
+    Locked locked(lock);
+    if (!ptx::allocated(to, bytes)) return INVALID_VALUE;
+    return memset((void *)to, value, bytes), broken;
+}
+struct Copy2D { // CUDA_MEMCPY2D
+    size_t from_x, from_y;
+    int from_kind;
+    const void *from_host;
+    unsigned long from_device;
+    void *from_array;
+    size_t from_pitch, to_x, to_y;
+    int to_kind;
+    void *to_host;
+    unsigned long to_device;
+    void *to_array;
+    size_t to_pitch, width, height;
+};
+int cuMemcpy2DAsync_v2(const Copy2D *c, void *) {
+    const bool from_host = c->from_kind == 1, to_host = c->to_kind == 1;
+    for (size_t y = 0; y < c->height; y++) {
+        const char *from = (from_host ? (const char *)c->from_host : (const char *)c->from_device) + (y + c->from_y) * c->from_pitch + c->from_x;
+        char *to = (to_host ? (char *)c->to_host : (char *)c->to_device) + (y + c->to_y) * c->to_pitch + c->to_x;
+        int failed = copied(to, from, c->width, from_host ? 0 : (unsigned long)from, to_host ? 0 : (unsigned long)to);
+        if (failed) return failed;
+    }
+    return SUCCESS;
+}
+
+int cuModuleLoadData(void **module, const void *image) {
+    Locked locked(lock);
+    if (broken) return broken;
+    try {
+        std::string text((const char *)image);
+        *module = new Module{ptx::Reader(text).read()};
+        loaded++;
+        for (auto &[name, kernel] : ((Module *)*module)->kernels) log("%d load %zu %s\n", getpid(), kernel.code.size(), name.c_str());
+        return SUCCESS;
+    } catch (ptx::Unsupported &what) {
+        fprintf(stderr, "emulated GPU: %s is not known\n", what.what());
+        return INVALID_PTX;
+    }
+}
+int cuModuleUnload(void *) { return SUCCESS; }
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+    auto &kernels = ((Module *)module)->kernels;
+    auto found = kernels.find(name);
+    if (found == kernels.end()) return NOT_FOUND;
+    return *function = &found->second, SUCCESS;
+}
+int cuFuncSetAttribute(void *, int, int value) { return value > 232448 ? INVALID_VALUE : SUCCESS; }
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void *, void **arguments, void **) {
+    Locked locked(lock);
+    if (broken) return broken;
+    const ptx::Kernel &kernel = *(ptx::Kernel *)function;
+    const unsigned long long threads = (unsigned long long)bx * by * bz;
+    if (!gx || !gy || !gz || !threads || threads > 1024 || bz > 64 || gy > 65535 || gz > 65535 || shared + kernel.shared_bytes > 232448)
+        return INVALID_VALUE;
+    std::vector<char> params(kernel.param_bytes + 16);
+    char *aligned = params.data() + (16 - (unsigned long)params.data() % 16) % 16;
+    for (size_t n = 0; n < kernel.param_sizes.size(); n++) memcpy(aligned + kernel.param_offsets[n], arguments[n], kernel.param_sizes[n]);
+    double steps = 1000;
+    try {
+        if (only_measures(kernel.name)) steps = 1e6;
+        else steps += (double)ptx::execute(kernel, {{gx, gy, gz}, {bx, by, bz}, shared, aligned});
+    } catch (ptx::Fault &fault) {
+        fprintf(stderr, "emulated GPU: %s\n", fault.what());
+        return broken = fault.code;
+    } catch (ptx::Unsupported &what) {
+        fprintf(stderr, "emulated GPU: %s is not known\n", what.what());
+        return broken = ptx::ILLEGAL_INSTRUCTION;
+    }
+    Ran &entry = ran[kernel.name];
+    entry.times++, entry.steps += steps;
+    ticks += price(kernel.name, steps);
+    return SUCCESS;
+}
+
+int cuGetErrorName(int error, const char **name) {
+    static const std::map<int, const char *> known = {
+        {SUCCESS, "CUDA_SUCCESS"}, {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"}, {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+        {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"}, {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"}, {INVALID_PTX, "CUDA_ERROR_INVALID_PTX"},
+        {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {ptx::ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+        {ptx::ILLEGAL_INSTRUCTION, "CUDA_ERROR_ILLEGAL_INSTRUCTION"}, {ptx::MISALIGNED_ADDRESS, "CUDA_ERROR_MISALIGNED_ADDRESS"},
+        {ptx::LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
+    };
+    auto found = known.find(error);
+    return *name = found == known.end() ? "CUDA_ERROR_UNKNOWN" : found->second, SUCCESS;
+}
+int cuGetErrorString(int error, const char **text) { return cuGetErrorName(error, text); }
+}
