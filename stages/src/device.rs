@@ -27,21 +27,10 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
         Dtype::F16 => DType::F16,
     };
     let device = match ctx.device() {
-        stage::Device::Cpu => cpu(),
+        stage::Device::Cpu => Device::flex(),
         stage::Device::Cuda(index) => cuda(index, ctx)?,
     };
     Ok((device, dtype))
-}
-
-/// The CPU: as burn computes on it, or, built with the feature `cubecl-cpu` and with `SEPIA_CUBECL_CPU` set, with the kernels that burn has for GPUs,
-/// queued, fused and compiled as they are there. That is how what is written for GPUs is tested where there is none.
-#[must_use]
-pub(crate) fn cpu() -> Device {
-    #[cfg(feature = "cubecl-cpu")]
-    if std::env::var_os("SEPIA_CUBECL_CPU").is_some() {
-        return Device::cpu();
-    }
-    Device::flex()
 }
 
 #[cfg(feature = "cuda")]

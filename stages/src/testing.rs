@@ -12,14 +12,13 @@ use crate::{
     stage::{ImageDataset, ImageDatasetParams},
 };
 
-/// Where tests compute: on the CPU. With the variable `SEPIA_TEST_CUDA` on a GPU, if that was built in; with
-/// `SEPIA_CUBECL_CPU` with the kernels for GPUs on the CPU (see [`crate::device`]).
+/// Where tests compute: on the CPU, or, with the variable `SEPIA_TEST_CUDA` and the feature `cuda`, on a GPU.
 pub(crate) fn test_device() -> Device {
     #[cfg(feature = "cuda")]
     if on_gpu() {
         return Device::cuda(0);
     }
-    crate::device::cpu()
+    Device::flex()
 }
 
 /// Whether tests compute on a GPU.

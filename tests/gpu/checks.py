@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sqlite3
 import statistics
@@ -44,23 +45,14 @@ THREADS = min(8, os.cpu_count() or 1)
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"
 
 
-# A device that is none: the kernels for GPUs on the CPU, in a program that was built with the feature of this name.
-CUBECL = "cubecl-cpu"
-
-
-def environment(device):
-    return {**os.environ, "SEPIA_CUBECL_CPU": "1"} if device == CUBECL else None
-
-
 class Checks:
     def __init__(self, args):
         self.args = args
         self.failed = []
+        self.kernels = None
 
-    def sepia(self, *words, check=True, device=None):
-        device = device or self.args.device
-        done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work,
-                              env=environment(device))
+    def sepia(self, *words, check=True):
+        done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work)
         if check and done.returncode != 0:
             sys.exit(f"sepia {' '.join(words)} failed with {done.returncode}:\n{done.stderr}")
         return done
@@ -77,7 +69,7 @@ tokenizer = {'{ kind = "byte" }' if self.args.tiny else '{ kind = "bpe", vocab_s
 [stages.train]
 kind = "train"
 inputs = {{ data = "corpus" }}
-device = "{'cpu' if device == CUBECL else device}"
+device = "{device}"
 dtype = "{dtype}"
 resources = {{ threads = {THREADS} }}
 {train}
@@ -108,8 +100,15 @@ resources = {{ threads = {THREADS} }}
         if not good:
             self.failed.append(what)
 
-    def store(self, name):
-        return str(pathlib.Path(self.args.work) / name)
+    def store(self, name, fresh=False):
+        """The path of a store. Before its first use it gets the kernels of the last one, unless it shall be `fresh`: they
+        are tuned for each store, which takes minutes, and two stores can be compared bit for bit only with the same ones."""
+        path = pathlib.Path(self.args.work) / name
+        known = self.kernels and self.kernels / "cache/kernels"
+        if not fresh and not path.exists() and known and known.exists():
+            shutil.copytree(known, path / "cache/kernels")
+        self.kernels = path
+        return str(path)
 
     def model(self):
         """The model, windows and their length of the checks that are not about speed."""
@@ -131,7 +130,7 @@ log_every = 1
             losses = []
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{method}", train, device)
-                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train", device=device)
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
                 losses.append(self.metrics(self.store("same"), "loss"))
             pairs = list(zip(*losses))
             first = max(abs(a - b) / a for a, b in pairs[:5])
@@ -149,7 +148,7 @@ log_every = 1
             losses = []
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{dtype}", train, device, dtype)
-                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train", device=device)
+                self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
                 losses.append(self.metrics(self.store("same"), "loss"))
             apart = max(abs(a - b) / a for a, b in zip(*losses))
             good = len(losses[0]) == len(losses[1]) == 12 and apart < 3e-2
@@ -161,22 +160,22 @@ log_every = 1
         for dtype, more in (("f32", ""), ("bf16", NARROW), ("f16", "")):
             self.resume_in(dtype, f'''
 {self.model()}{more}
-method = {{ name = "fira", rank = {rank}, update_proj_gap = 50 }}
-max_steps = 600
+method = {{ name = "fira", rank = {rank}, update_proj_gap = {max(1, self.args.resume_updates // 12)} }}
+max_steps = {self.args.resume_updates}
 ''')
 
     def resume_in(self, dtype, train):
         path = self.manifest(f"resume-{dtype}", train, self.args.device, dtype)
-        one, two = self.store(f"whole-{dtype}"), self.store(f"parts-{dtype}")
+        one = self.store(f"whole-{dtype}")
         self.sepia("run", str(path), "--store", one)
         whole = self.digest(one)
         self.sepia("run", str(path), "--store", one, "--force", "train")
         self.judge(f"{dtype}: two runs give the same bytes", self.digest(one) == whole, whole[:16])
+        two = self.store(f"parts-{dtype}")
         self.sepia("run", str(path), "corpus", "--store", two)
         child = subprocess.Popen(
             [self.args.sepia, "run", str(path), "--store", two, "--format", "json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.args.work,
-            env=environment(self.args.device),
         )
         for line in child.stdout:
             event = json.loads(line)
@@ -194,11 +193,12 @@ max_steps = 600
         train = f'{self.model()}method = {{ name = "full" }}\nmax_steps = 1\n'
         path = self.manifest("start-up", train, self.args.device)
         took, inside = [], []
+        store = self.store("start", fresh=True)
         for _ in range(2):
             begin = time.perf_counter()
-            self.sepia("run", str(path), "--store", self.store("start"), "--force", "train")
+            self.sepia("run", str(path), "--store", store, "--force", "train")
             took.append(time.perf_counter() - begin)
-            inside += self.metrics(self.store("start"), "startup_seconds")
+            inside += self.metrics(store, "startup_seconds")
         print(f"          a child that trains one step: {took[0]:.1f} s at first, {took[1]:.1f} s with kernels cached")
         if inside:
             spent = ", ".join(f"{seconds:.1f} s" for seconds in inside)
@@ -276,17 +276,17 @@ def main():
     parser.add_argument("--sepia", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--device", default="cuda",
-                        help=f"`cpu` tries this script out where there is no GPU, `{CUBECL}` GPU kernels, too")
+    parser.add_argument("--device", default="cuda", help="`cpu` tries this script out where there is no GPU")
     parser.add_argument("--only", choices=["correctness", "resume", "start_up", "speed"])
     parser.add_argument("--presets", default="60m,130m,350m,1b")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has PyTorch; empty leaves PyTorch out")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes: shows that this script runs to its end")
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--resume-updates", type=int, default=600, help="of a run that is stopped in its middle")
     checks = Checks(parser.parse_args())
     listed = json.loads(checks.sepia("devices", "--format", "json").stdout)
-    if checks.args.device not in ("cpu", CUBECL) and not (listed["gpus"] and listed["cuda_built"]):
+    if checks.args.device != "cpu" and not (listed["gpus"] and listed["cuda_built"]):
         sys.exit(checks.sepia("devices").stdout)
     name = listed["gpus"][0]["name"] if listed["gpus"] else "no GPU"
     version = checks.sepia("--version").stdout.strip()

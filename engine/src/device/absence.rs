@@ -12,6 +12,9 @@ pub enum NoGpu {
     /// The library, but no driver in the kernel.
     #[error("the NVIDIA driver is installed, but not loaded")]
     DriverNotLoaded,
+    /// A driver that tells about its GPUs alone, as containers have it.
+    #[error("the NVIDIA driver is here without its library for computing (libcuda.so.1 cannot be loaded)")]
+    NoComputing,
     /// The driver answers with an error.
     #[error("the NVIDIA driver fails: {0}")]
     DriverFails(String),
@@ -51,6 +54,10 @@ impl NoGpu {
             NoGpu::NoDriver => "install NVIDIA's driver, run on a machine that has one, or take `--device cpu`",
             NoGpu::DriverNotLoaded => {
                 "`modprobe nvidia` loads it (in a container: start it with its GPUs); or take `--device cpu`"
+            }
+            NoGpu::NoComputing => {
+                "in a container: start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility; else install the driver's package \
+                 with libcuda.so.1; or take `--device cpu`"
             }
             NoGpu::DriverFails(_) => "`nvidia-smi` says more; or take `--device cpu`",
             NoGpu::NoneThere => "run on a machine that has one, or take `--device cpu`",

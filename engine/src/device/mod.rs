@@ -24,6 +24,9 @@ pub use memory::MemoryWatch;
 /// The library of the driver that tells about its GPUs, by the name that the driver installs.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
+/// Its library for computing.
+const COMPUTING: &str = "libcuda.so.1";
+
 /// The GPUs that this process may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpus {
@@ -46,7 +49,8 @@ impl Gpus {
     pub fn probe() -> Self {
         let setting = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         match ask() {
-            Ok((driver, all)) => Self::new(driver, all, setting.as_deref()),
+            Ok((driver, all)) if can_load(COMPUTING) => Self::new(driver, all, setting.as_deref()),
+            Ok((driver, _)) => Self { driver: Some(driver), found: Err(NoGpu::NoComputing) },
             Err(error) => Self { driver: None, found: Err(absence(&error)) },
         }
     }
@@ -104,6 +108,11 @@ fn ask() -> Result<(String, Vec<Gpu>), NvmlError> {
     Ok((driver.sys_driver_version()?, gpus.collect::<Result<_, NvmlError>>()?))
 }
 
+/// Whether a library is there. It is asked for as if it were the other one: one that can be loaded then lacks a symbol.
+fn can_load(library: &str) -> bool {
+    !matches!(Nvml::builder().lib_path(library.as_ref()).init(), Err(NvmlError::LibloadingError(_)))
+}
+
 fn absence(error: &NvmlError) -> NoGpu {
     match error {
         NvmlError::LibloadingError(_) => NoGpu::NoDriver,
@@ -148,6 +157,13 @@ mod tests {
         assert_eq!(absence(&NvmlError::DriverNotLoaded), NoGpu::DriverNotLoaded);
         let broken = absence(&NvmlError::GpuLost);
         assert!(matches!(broken, NoGpu::DriverFails(_)), "{broken:?}");
+    }
+
+    /// A library that any Linux has, and one that none has.
+    #[test]
+    fn a_library_that_is_there_is_told_from_one_that_is_not() {
+        assert!(can_load("libc.so.6"));
+        assert!(!can_load("libnothing-of-this-name.so.1"));
     }
 
     #[test]

@@ -15,9 +15,9 @@
 use std::fmt::Debug;
 
 // In a build that knows the CPU alone the path is never taken, but its tests are run.
-#[cfg(any(feature = "cuda", feature = "cubecl-cpu"))]
+#[cfg(feature = "cuda")]
 use burn::backend::Cube as Gpu;
-#[cfg(not(any(feature = "cuda", feature = "cubecl-cpu")))]
+#[cfg(not(feature = "cuda"))]
 use burn::backend::Flex as Gpu;
 use burn::{
     backend::{

@@ -309,8 +309,12 @@ template <int ROWS, int COLUMNS, int BYTES, bool BY_COLUMN> void wmma_store(Warp
 }
 template <int M, int N, int K, int BYTES, float (*READ)(u32, int), bool HALF_RESULT> void wmma_mma(Warp &w, const Instr &i) {
     int results = HALF_RESULT ? M * N / 64 : M * N / 32;
-    int operands = (i.count - 2 * results) / 2;
-    const Operand *a = i.a.data() + results, *b = a + operands, *c = b + operands;
+    // As many registers as the elements fill; f16 has eight for each whatever the shape.
+    constexpr int FILLED_A = M * K * BYTES / 4 / 32, FILLED_B = K * N * BYTES / 4 / 32;
+    const int given = i.count - 2 * results;
+    const bool filled = given == FILLED_A + FILLED_B;
+    if (!filled && given != 16) throw Fault(ILLEGAL_INSTRUCTION, "fragments of another shape");
+    const Operand *a = i.a.data() + results, *b = a + (filled ? FILLED_A : 8), *c = b + (filled ? FILLED_B : 8);
     float x[M][K], y[K][N], d[M][N];
     for (int e = 0; e < M * K; e++) x[e / K][e % K] = READ(element<BYTES>(w, a, e), e & 1);
     for (int e = 0; e < K * N; e++) y[e / N][e % N] = READ(element<BYTES>(w, b, e), e & 1);

@@ -1,0 +1,155 @@
+"""The path to a GPU, walked where there is none: with a driver that interprets the kernels on the processor.
+
+Called by tests/gpu/emulated.sh. What it shows: that what is written for GPUs computes what the CPU computes, through the
+same calls, kernels and instructions as on an H100, and what people see when something of a GPU is missing or full. What it
+cannot show is how fast a GPU is, and that NVIDIA's compiler and hardware do with a kernel what its text says.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+TRAIN = """
+device = "cuda"
+
+[stages.corpus]
+kind = "text-dataset"
+files = ["{text}"]
+tokenizer = {{ kind = "byte" }}
+
+[stages.train]
+kind = "train"
+inputs = {{ data = "corpus" }}
+model = {{ d_model = 16, n_layer = 1, n_head = 1 }}
+seq_len = 8
+batch_size = 2
+max_steps = 2
+log_every = 1
+{more}
+"""
+# Text enough to train and validate on.
+BYTES = 4000
+
+
+class Emulated:
+    def __init__(self, args):
+        self.args = args
+        self.work = pathlib.Path(args.work)
+        self.text = self.work / "text.txt"
+        source = next(pathlib.Path(args.data).glob("*.txt"))
+        self.text.write_bytes(source.read_bytes()[:BYTES])
+        self.failed = []
+
+    def judge(self, what, good, detail):
+        print(f"{'ok' if good else 'FAILED':>8}  {what}: {detail}", flush=True)
+        if not good:
+            self.failed.append(what)
+
+    def environment(self, **more):
+        environment = {**os.environ, "LD_LIBRARY_PATH": self.args.emulator, "CUDA_PATH": self.args.toolkit}
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        environment.update(more)
+        return {name: value for name, value in environment.items() if value is not None}
+
+    def sepia(self, *words, **more):
+        return subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.work,
+                              env=self.environment(**more))
+
+    def manifest(self, name, more):
+        path = self.work / f"{name}.toml"
+        path.write_text(TRAIN.format(text=self.text, more=more))
+        return str(path)
+
+    def rows(self, query):
+        with sqlite3.connect(f"file:{self.work}/store/results.db?mode=ro", uri=True) as database:
+            return database.execute(query).fetchall()
+
+    def listed(self):
+        """GPUs are listed, and what CUDA_VISIBLE_DEVICES leaves of them."""
+        done = self.sepia("devices", "--format", "json", EMULATED_GPUS="3", CUDA_VISIBLE_DEVICES="2,0")
+        listed = json.loads(done.stdout)
+        uuids = [gpu["uuid"][-1] for gpu in listed["gpus"]]
+        self.judge("GPUs are listed in the order of CUDA_VISIBLE_DEVICES", uuids == ["2", "0"], done.stdout.count("uuid"))
+        self.judge("and what can compute on them", listed["cuda_built"] and listed["math_library"], listed["math_library"])
+
+    def nothing_to_compile_with(self):
+        """A driver alone does not do."""
+        missing = dict(CUDA_PATH=None, CUDA_HOME=None, VIRTUAL_ENV=None, CONDA_PREFIX=None, PATH="/nothing")
+        path = self.manifest("missing", 'method = { name = "full" }')
+        done = self.sepia("run", path, "--store", "none", **missing)
+        if json.loads(self.sepia("devices", "--format", "json", **missing).stdout)["math_library"]:
+            print("          this machine has a toolkit in a usual place: not shown what happens without")
+            return
+        good = done.returncode == 2 and "run::no-gpu" in done.stderr and "nvidia-cuda-nvcc" in done.stderr
+        self.judge("without CUDA's math library nothing is begun", good, f"exit {done.returncode}")
+
+    def several(self):
+        """Cells of a sweep take a GPU each, and share the store's kernels."""
+        path = self.manifest("sweep", 'method = { name = "full" }\nsweep = { lr = [1e-3, 2e-3, 3e-3] }')
+        done = self.sepia("run", path, "--store", "store", "--jobs", "2", EMULATED_GPUS="2")
+        self.judge("a sweep on two GPUs", done.returncode == 0, done.stderr.strip().splitlines()[-1])
+        memory = self.rows("SELECT value FROM metrics WHERE name = 'peak_device_memory_bytes'")
+        good = len(memory) == 3 and all(value > 500 << 20 for (value,) in memory)
+        self.judge("device memory is recorded", good, memory)
+        # Before and after: the same without its kernels.
+        before = self.rows("SELECT digest FROM artifacts WHERE port = 'model' ORDER BY digest")
+        shutil.rmtree(self.work / "store/cache/kernels")
+        done = self.sepia("run", path, "--store", "store", "--force", "train")
+        after = self.rows("SELECT DISTINCT digest FROM artifacts WHERE port = 'model' ORDER BY digest")
+        self.judge("tuned anew by the same clock, the same bytes", sorted(set(before)) == after, done.stderr.splitlines()[-1])
+
+    def full(self):
+        """Memory that is too small is told with the estimate."""
+        path = self.manifest("full", 'method = { name = "full" }\nlr = 5e-3')
+        done = self.sepia("run", path, "--store", "store", EMULATED_MEMORY=str(3 << 20))
+        words = ["the GPU's memory is full", "was estimated to need", "the Emulated H100 has 3.0 MiB", "help: "]
+        good = done.returncode == 1 and all(word in done.stderr for word in words)
+        self.judge("too little memory is told", good, f"exit {done.returncode}")
+
+    def any_choice(self):
+        """Whatever kernels are chosen, the losses are the CPU's."""
+        path = self.manifest("choice", 'method = { name = "galore", rank = 4, update_proj_gap = 2 }')
+        self.sepia("run", path, "--store", "store", "--force", "train", "--device", "cpu")
+        wanted = self.losses()
+        for choice in range(self.args.choices):
+            shutil.rmtree(self.work / "store/cache/kernels", ignore_errors=True)
+            done = self.sepia("run", path, "--store", "store", "--force", "train", EMULATED_CHOICE=str(choice))
+            found = self.losses()
+            apart = max((abs(a - b) / a for a, b in zip(wanted, found)), default=1)
+            good = done.returncode == 0 and len(found) == len(wanted) and apart < 2e-6
+            self.judge(f"kernels by lot {choice}: loss as on the CPU", good, f"{apart:.1e}")
+
+    def losses(self):
+        return [value for (value,) in self.rows(
+            """SELECT value FROM metrics WHERE name = 'loss' AND execution =
+               (SELECT execution FROM executions WHERE node = 'train' ORDER BY started_at DESC LIMIT 1) ORDER BY step""")]
+
+    def checks(self):
+        """What a real GPU is checked with."""
+        script = pathlib.Path(__file__).parent / "checks.py"
+        command = [sys.executable, str(script), "--sepia", self.args.sepia, "--work", str(self.work), "--data", str(self.text),
+                   "--tiny", "--presets", "60m", "--python", "", "--resume-updates", "12", "--steps", "20"]
+        done = subprocess.run(command, env=self.environment())
+        self.judge("the checks for GPUs", done.returncode == 0, f"exit {done.returncode}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sepia", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--emulator", required=True, help="the folder of the two libraries")
+    parser.add_argument("--toolkit", required=True, help="the folder that holds nvvm/libdevice")
+    parser.add_argument("--choices", type=int, default=2, help="how often kernels are chosen by lot")
+    emulated = Emulated(parser.parse_args())
+    for part in ("listed", "nothing_to_compile_with", "several", "full", "any_choice", "checks"):
+        getattr(emulated, part)()
+    sys.exit(f"failed: {', '.join(emulated.failed)}" if emulated.failed else 0)
+
+
+main()
