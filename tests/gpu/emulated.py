@@ -90,7 +90,7 @@ class Emulated:
 
     def several(self):
         """Cells of a sweep take a GPU each, and share the store's kernels."""
-        path = self.manifest("sweep", 'method = { name = "full" }\nsweep = { lr = [1e-3, 2e-3, 3e-3] }')
+        path = self.manifest("sweep", 'method = { name = "full" }\nmatrix = { lr = [1e-3, 2e-3, 3e-3] }\nresources = { threads = 1 }')
         done = self.sepia("run", path, "--store", "store", "--jobs", "2", EMULATED_GPUS="2")
         self.judge("a sweep on two GPUs", done.returncode == 0, done.stderr.strip().splitlines()[-1])
         memory = self.rows("SELECT value FROM metrics WHERE name = 'peak_device_memory_bytes'")

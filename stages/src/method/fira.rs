@@ -401,7 +401,7 @@ impl MatrixMethod for Fira {
 
 /// Frobenius norm, `[1, 1]`.
 fn norm(tensor: &Tensor<2>) -> Tensor<2> {
-    tensor.clone().square().sum().sqrt().reshape([1, 1])
+    ops::total(tensor.clone().square()).sqrt().reshape([1, 1])
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ impl MatrixMethod for Flora {
         let mut rate = lr;
         let update = clip_rms(update, constants.clip_threshold);
         let update = if self.config.params.scale_parameter {
-            let rms = weight.clone().square().mean().sqrt().reshape([1, 1]).clamp_min(LEAST_WEIGHT_RMS);
+            let rms = ops::mean(weight.clone().square()).sqrt().reshape([1, 1]).clamp_min(LEAST_WEIGHT_RMS);
             rate = 1.0;
             update.mul(rms.mul_scalar(lr))
         } else {

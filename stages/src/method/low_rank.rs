@@ -16,7 +16,7 @@ use super::{
 use crate::{
     linalg::factor::{Kept, spectral_factors},
     model::{AdapterOptions, Llama},
-    ops::widened,
+    ops::{mean, widened},
     random::Rng,
     train::{Method, State, Target},
 };
@@ -96,7 +96,7 @@ impl LowRank {
 
     fn normal(&self, path: &str, weight: &Tensor<2>, rank: usize, share: f64) -> (Tensor<2>, Tensor<2>) {
         let [m, n] = weight.dims();
-        let std = f64::from(widened(weight.clone()).square().mean().into_scalar::<f32>()).sqrt();
+        let std = f64::from(mean(widened(weight.clone()).square()).into_scalar::<f32>()).sqrt();
         // An entry of B A has the variance r * std_B^2 * std_A^2.
         let each = (std / (rank as f64).sqrt()).sqrt() * share;
         let draw = |name: &str, shape: [usize; 2]| {

@@ -7,6 +7,7 @@ use super::{
     fused::{Fused, Host, Input, applies, apply, host},
     kernel::{exp, max_of, rows_per_piece, scale, simd, sum_of},
     precision::widened,
+    total::total,
 };
 
 /// Sum over rows of `-log softmax(logits)[target]`, in nats: logits `[n, vocab_size]`, targets `[n]`, result `[1]`.
@@ -30,7 +31,7 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1
 
 fn plain(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [n, _] = logits.dims();
-    activation::log_softmax(widened(logits), 1).gather(1, targets.reshape([n, 1])).sum().neg()
+    total(activation::log_softmax(widened(logits), 1).gather(1, targets.reshape([n, 1]))).neg()
 }
 
 /// The gradient `softmax - one_hot(target)` is made in the forward pass, where the logits were: the largest tensor of a

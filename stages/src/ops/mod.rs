@@ -28,6 +28,7 @@ mod product;
 mod relu;
 mod rms_norm;
 mod swiglu;
+mod total;
 mod update;
 
 pub use attention::{Heads, Rope, causal_attention};
@@ -44,6 +45,7 @@ pub use product::{Products, product};
 pub use relu::{add_relu, relu};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
+pub use total::{mean, total};
 pub use update::{residual, subtract, subtract_two};
 
 pub(crate) use fused::{on_host, to_tensor};

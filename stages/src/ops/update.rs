@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{
     fused::{on_host, to_tensor},
     kernel::{PIECE, rows_per_piece, simd, sum_of},
+    total::total,
 };
 
 /// `(weight - rate * update) * keep`: with `keep` below 1 a decoupled weight decay. In place where nobody else holds the
@@ -110,7 +111,7 @@ pub fn residual(gradient: &Tensor<2>, up: Tensor<2>, share: f64, phi: Tensor<2>)
         }
         (gradient, up, phi) => {
             let residual = back(gradient).sub(back(up).mul_scalar(share)).mul(back(phi));
-            let norm = residual.clone().square().sum().sqrt().reshape([1, 1]);
+            let norm = total(residual.clone().square()).sqrt().reshape([1, 1]);
             (residual, norm)
         }
     }

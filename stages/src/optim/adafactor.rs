@@ -9,7 +9,7 @@ use sepia_engine::stage::StageError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ops::{held, widened},
+    ops::{held, mean, widened},
     train::State,
 };
 
@@ -99,7 +99,7 @@ impl Factored {
 /// Scales an update down to a root mean square of at most `threshold`.
 #[must_use]
 pub fn clip_rms(update: Tensor<2>, threshold: f64) -> Tensor<2> {
-    let rms = update.clone().square().mean().sqrt().reshape([1, 1]);
+    let rms = mean(update.clone().square()).sqrt().reshape([1, 1]);
     update.div(rms.div_scalar(threshold).clamp_min(1.0))
 }
 

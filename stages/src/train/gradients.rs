@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::Llama,
-    ops::{Occurrences, held, on_host, scale, sum_of_squares, to_tensor, widened},
+    ops::{Occurrences, held, on_host, scale, sum_of_squares, to_tensor, total, widened},
 };
 
 /// Gradients by parameter path, flat, without autodiff, as wide as the weights are held. Norms are computed in f32.
@@ -106,7 +106,7 @@ impl Gradients {
         for grad in self.order.iter().filter_map(|path| self.by_path.get(path)) {
             match on_host(widened(grad.clone())) {
                 Ok(host) => sums.push(sum_of_squares(host.storage::<f32>())),
-                Err(grad) => elsewhere.push((grad.clone() * grad).sum()),
+                Err(grad) => elsewhere.push(total(grad.clone() * grad)),
             }
         }
         if !elsewhere.is_empty() {
@@ -123,9 +123,9 @@ impl Gradients {
     /// `None` where there are no gradients.
     #[must_use]
     pub fn norm_on_device(&self) -> Option<Tensor<1>> {
-        let square = |grad: Tensor<1>| (grad.clone() * grad).sum();
+        let square = |grad: Tensor<1>| total(grad.clone() * grad);
         let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| square(widened(grad.clone()))).collect();
-        (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum().sqrt())
+        (!squares.is_empty()).then(|| total(Tensor::cat(squares, 0)).sqrt())
     }
 
     /// Multiplies all gradients by `factor` `[1]`, where there is one, and makes them zero where `bad` `[1]` holds; neither

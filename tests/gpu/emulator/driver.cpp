@@ -37,6 +37,7 @@ struct Event {
 };
 struct Ran {
     long times = 0;
+    long by_chance = 0; // launches whose sums depend on the order of threads
     double steps = 0;
 };
 std::map<std::string, Ran> ran;
@@ -59,6 +60,7 @@ struct AtEnd {
         double steps = 0;
         for (auto &[name, r] : ran) {
             log("%d ran %ld %.0f %s\n", getpid(), r.times, r.steps, name.c_str());
+            if (r.by_chance) log("%d by-chance %ld %s\n", getpid(), r.by_chance, name.c_str());
             steps += r.steps;
         }
         if (loaded) log("%d end: %ld kernels loaded, %.0f instructions of warps\n", getpid(), loaded, steps);
@@ -260,6 +262,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     char *aligned = params.data() + (16 - (unsigned long)params.data() % 16) % 16;
     for (size_t n = 0; n < kernel.param_sizes.size(); n++) memcpy(aligned + kernel.param_offsets[n], arguments[n], kernel.param_sizes[n]);
     double steps = 1000;
+    ptx::added.clear();
     try {
         if (only_measures(kernel.name)) steps = 1e6;
         else steps += (double)ptx::execute(kernel, {{gx, gy, gz}, {bx, by, bz}, shared, aligned});
@@ -272,6 +275,11 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     }
     Ran &entry = ran[kernel.name];
     entry.times++, entry.steps += steps;
+    for (auto &[address, times] : ptx::added)
+        if (times > 1) {
+            entry.by_chance++;
+            break;
+        }
     ticks += price(kernel.name, steps);
     return SUCCESS;
 }

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <type_traits>
+#include <unordered_map>
 
 #include "ptx.hpp"
 
@@ -173,6 +175,10 @@ template <class T, int N, Space SPACE> void store(Warp &w, const Instr &i) {
     }
 }
 
+// Where real numbers were added to what others of the same launch may have added to: on a GPU the order, and so the last bit
+// of the sum, is chance.
+inline std::unordered_map<u64, u32> added;
+
 // Lanes one after the other, by number. `RESULT` says whether the value before is wanted.
 template <class T, T (*F)(T, T), bool RESULT> void atomic(Warp &w, const Instr &i) {
     const Operand &to = i.a[RESULT ? 1 : 0], &by = i.a[RESULT ? 2 : 1];
@@ -180,6 +186,7 @@ template <class T, T (*F)(T, T), bool RESULT> void atomic(Warp &w, const Instr &
         if (!w.on(l)) continue;
         u64 address = w.at<u64>(to)[l] + to.offset;
         check(w, GENERIC, address, sizeof(T));
+        if (!std::is_integral<T>::value) added[address]++;
         T old, add;
         memcpy(&old, (char *)address, sizeof(T));
         memcpy(&add, sizeof(T) == 8 ? (void *)&w.at<u64>(by)[l] : (void *)&w.at<u32>(by)[l], sizeof(T));

@@ -414,7 +414,7 @@ Table table() {
     memory<GENERIC>(t, ""), memory<GLOBAL>(t, ".global"), memory<SHARED>(t, ".shared");
     memory<LOCAL>(t, ".local"), memory<PARAM>(t, ".param");
     for (std::string space : {"", ".global", ".shared"}) {
-        atomics<float>(t, space, "f32", true), atomics<u32>(t, space, "u32", false), atomics<s32>(t, space, "s32", false);
+        atomics<float>(t, space, "f32", true), atomics<double>(t, space, "f64", true), atomics<u32>(t, space, "u32", false), atomics<s32>(t, space, "s32", false);
         atomics<u64>(t, space, "u64", false), atomics<u32>(t, space, "b32", false);
     }
 

@@ -21,7 +21,7 @@ use super::{
     host::{to_device, to_host, to_host_f32},
     svd::{LinalgError, Real, Vectors, vectors},
 };
-use crate::ops::product;
+use crate::ops::{product, total};
 
 /// How a basis is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -121,7 +121,7 @@ pub fn dominant(wanted: Wanted<'_>) -> Result<Dominant, LinalgError> {
 
 fn of_all(wanted: &[Wanted<'_>]) -> Result<Vec<Result<Dominant, LinalgError>>, LinalgError> {
     let iterating: Vec<&Wanted<'_>> = wanted.iter().filter(|one| one.iterates()).collect();
-    let energies = read(iterating.iter().map(|one| one.matrix.clone().square().sum()).collect())?;
+    let energies = read(iterating.iter().map(|one| total(one.matrix.clone().square())).collect())?;
     let usable = iterating.into_iter().zip(energies.iter().copied()).filter(|(_, energy)| is_usable(*energy));
     let mut iterated = lockstep::iterate(&usable.collect::<Vec<_>>())?.into_iter();
     let mut energies = energies.into_iter();
@@ -171,7 +171,7 @@ fn share(part: f64, whole: f64) -> f64 {
 
 /// `||P^T Q||_F^2 / r`, `[1]`: how far two subspaces of equal dimension agree, 1 for equal ones.
 fn agreement(p: &Tensor<2>, q: &Tensor<2>) -> Tensor<1> {
-    product(p.clone().transpose(), q.clone()).square().sum().div_scalar(p.dims()[1].max(1) as f64)
+    total(product(p.clone().transpose(), q.clone()).square()).div_scalar(p.dims()[1].max(1) as f64)
 }
 
 /// Single values `[1]` from the device, all in one transfer.

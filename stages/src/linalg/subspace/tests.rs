@@ -40,7 +40,7 @@ fn overlap(p: &Tensor<2>, q: &Tensor<2>) -> f64 {
 
 fn assert_orthonormal(basis: &Tensor<2>) {
     let r = basis.dims()[1];
-    for (index, entry) in flat(&basis.clone().transpose().matmul(basis.clone())).iter().enumerate() {
+    for (index, entry) in flat(&product(basis.clone().transpose(), basis.clone())).iter().enumerate() {
         let expected = f64::from(u8::from(index / r == index % r));
         assert!((entry - expected).abs() < 1e-5, "{entry} at {index}");
     }

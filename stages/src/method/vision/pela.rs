@@ -19,6 +19,7 @@ use super::low_rank;
 use crate::{
     factor::{self, RankRule},
     model::vision::{Geometry, Layer, Pass, VisionModel},
+    ops,
     train::vision::{At, Forward, VisionData, VisionMethod, VisionMethodParams, VisionSetup},
 };
 
@@ -164,7 +165,7 @@ fn usual_layers(model: &VisionModel) -> Vec<String> {
 
 /// Mean squared difference of values on the tape from values that are not.
 fn apart(student: &Tensor<2>, teacher: &Tensor<2>) -> Tensor<1> {
-    (student.clone() - Tensor::from_inner(teacher.clone())).square().mean()
+    ops::mean((student.clone() - Tensor::from_inner(teacher.clone())).square())
 }
 
 /// The mean over blocks of the mean squared difference; `None` for a network without a block.

@@ -6,7 +6,7 @@ use burn::tensor::{Gradients as Tape, Tensor};
 
 use crate::{
     model::vision::{Value, VisionModel},
-    ops::{on_host, sum_of_squares},
+    ops::{self, on_host, sum_of_squares},
 };
 
 /// Gradients by the names of parameters, flat, without autodiff.
@@ -73,7 +73,7 @@ impl VisionGradients {
         for (name, gradient) in &self.by_name {
             let sum = match on_host(gradient.clone()) {
                 Ok(host) => sum_of_squares(host.storage::<f32>()),
-                Err(gradient) => f64::from(gradient.square().sum().into_scalar::<f32>()),
+                Err(gradient) => f64::from(ops::total(gradient.square()).into_scalar::<f32>()),
             };
             if !sum.is_finite() && bad.is_none() {
                 bad = Some(name.clone());

@@ -89,8 +89,8 @@ pub fn smoothed_loss(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) 
     }
     // -sum q log p = logsumexp - z_label + smoothing (z_label - mean z)
     let [images, classes] = logits.dims();
-    let of_label = logits.clone().gather(1, labels.clone().reshape([images, 1])).sum();
-    let mean = logits.clone().sum().div_scalar(classes as f64);
+    let of_label = ops::total(logits.clone().gather(1, labels.clone().reshape([images, 1])));
+    let mean = ops::total(logits.clone()).div_scalar(classes as f64);
     ops::cross_entropy_sum(logits, labels) + (of_label - mean).mul_scalar(smoothing)
 }
 
