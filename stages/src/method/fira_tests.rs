@@ -154,6 +154,7 @@ fn a_saved_state_goes_on_bit_for_bit() {
             let run = |mut fira: Fira, mut weight: Tensor<2>, seeds: std::ops::Range<u64>| {
                 for seed in seeds {
                     weight = fira.step(weight, &normal([20, 30], seed), 0.1).unwrap().0;
+                    crate::device::end_update(&test_device()).unwrap();
                 }
                 (weight, fira)
             };

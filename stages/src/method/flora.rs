@@ -258,6 +258,7 @@ mod tests {
     fn run(mut flora: Flora, mut weight: Tensor<2>, seeds: std::ops::Range<u64>) -> (Tensor<2>, Flora) {
         for seed in seeds {
             weight = flora.step(weight.clone(), &normal(weight.dims(), seed), 0.01).unwrap().0;
+            crate::device::end_update(&test_device()).unwrap();
         }
         (weight, flora)
     }
