@@ -106,7 +106,7 @@ resources = {{ threads = {THREADS} }}
         path = pathlib.Path(self.args.work) / name
         known = self.kernels and self.kernels / "cache/kernels"
         if not fresh and not path.exists() and known and known.exists():
-            shutil.copytree(known, path / "cache/kernels")
+            shutil.copytree(known, path / "cache/kernels", symlinks=True)
         self.kernels = path
         return str(path)
 

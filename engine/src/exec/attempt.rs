@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
+    kernels::Kernels,
     log_files::LogFiles,
     memory::{MemoryGroup, out_of_memory},
     slots::own_devices,
@@ -182,13 +183,16 @@ impl Attempt {
         usage: &mut Usage,
         log: &fs_err::File,
     ) -> std::io::Result<Ending> {
+        let kernels =
+            self.job.kernels.as_ref().map(|kept| Kernels::lend(kept, self.folder.join("kernels"))).transpose()?;
+        let own = kernels.as_ref().map(|kernels| kernels.folder().to_owned());
         let order = Order {
             protocol: PROTOCOL,
             kind: self.entry.kind.to_owned(),
             version: self.entry.version,
             params: self.params.clone(),
             knobs: self.knobs.clone(),
-            job: self.job.clone(),
+            job: Job { kernels: own.clone(), ..self.job.clone() },
         };
         let mut line = serde_json::to_string(&order)?;
         line.push('\n');
@@ -198,10 +202,10 @@ impl Attempt {
             command.env(name, self.job.threads.to_string());
         }
         own_devices(&mut command, &self.visible);
-        if let Some(kernels) = &self.job.kernels
+        if let Some(own) = &own
             && let Ok(library) = MathLibrary::of_this_machine()
         {
-            command.env("CUDA_PATH", library.toolkit(kernels.as_std_path())?);
+            command.env("CUDA_PATH", library.toolkit(own.as_std_path())?);
         }
         // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
         // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.
@@ -219,6 +223,9 @@ impl Attempt {
         let (status, used) = child::wait(child, &control.leash, || ())?;
         *control.stdin.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *usage = used;
+        if matches!(last, Some(Report::Done | Report::Stopped { .. })) {
+            kernels.into_iter().for_each(Kernels::give_back);
+        }
         match last {
             Some(Report::Done) => {
                 let outputs = self.output_ports.iter().map(|port| (port.clone(), self.folder.join("out").join(port)));

@@ -21,6 +21,7 @@ mod committer;
 mod executor;
 mod forecast;
 mod gpu_check;
+mod kernels;
 mod keys;
 mod local;
 mod locate;

@@ -92,7 +92,8 @@ pub struct Job {
     pub checkpoints: Option<Utf8PathBuf>,
     /// Seconds between checkpoints.
     pub checkpoint_seconds: u64,
-    /// Where compiled and tuned kernels of a GPU are kept from process to process; `None` keeps none.
+    /// Where compiled and tuned kernels of a GPU are kept from process to process; a stage gets a copy of its own there. `None`
+    /// keeps none.
     #[serde(default)]
     pub kernels: Option<Utf8PathBuf>,
 }
