@@ -36,15 +36,18 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
 #[cfg(feature = "cuda")]
 fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _, cache::CacheConfig};
+    let mut config = CubeClRuntimeConfig::default().override_from_env();
     if let Some(folder) = ctx.kernels() {
         fs_err::create_dir_all(folder)?;
-        let mut config = CubeClRuntimeConfig::default().override_from_env();
         config.environment.path = CacheConfig::Directory(folder.as_std_path().to_owned());
         // Without this only what was tuned is kept there, and every child compiles its kernels anew.
         config.compilation.cache = true;
-        // `false` where a device was opened before: then the place is known already.
-        let _ = CubeClRuntimeConfig::try_set(config);
+    } else {
+        config.autotune.disable_cache = true;
+        config.throughput.disable_cache = true;
     }
+    // `false` where a device was opened before: then the place is known already.
+    let _ = CubeClRuntimeConfig::try_set(config);
     Ok(Device::cuda(index))
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::{
     child::{self, Leash, Usage},
     command::{self, Prepared},
-    kernels::Kernels,
+    kernels::{self, Kernels},
     log_files::LogFiles,
     memory::{MemoryGroup, out_of_memory},
     slots::own_devices,
@@ -169,10 +169,35 @@ impl Attempt {
         let ending = if self.entry.open {
             self.run_program(store, control, tell, usage, &log.file)
         } else {
-            self.run_worker(store, control, tell, usage, &log.file)
+            self.run_workers(store, control, tell, usage, &log.file)
         };
         logs.close(log);
         ending
+    }
+
+    /// Runs the worker, and again where its database of kernels has failed, which says nothing of the stage: in the end
+    /// without one.
+    fn run_workers(
+        &self,
+        store: &Store,
+        control: &Control,
+        tell: &dyn Fn(Message),
+        usage: &mut Usage,
+        log: &fs_err::File,
+    ) -> std::io::Result<Ending> {
+        let mut left = kernels::TRIES;
+        loop {
+            left -= 1;
+            let begun = log.metadata()?.len();
+            let kept = self.job.kernels.as_deref().filter(|_| left > 0);
+            let ending = self.run_worker(store, control, tell, usage, log, kept)?;
+            if kept.is_none() || !matches!(ending, Ending::Failed(_)) || !kernels::failed(&self.log, begun) {
+                return Ok(ending);
+            }
+            writeln!(log.file(), "sepia: the database of compiled kernels failed: the stage is started again")?;
+            fs_err::remove_dir_all(&self.folder)?;
+            fs_err::create_dir_all(self.folder.join("out"))?;
+        }
     }
 
     fn run_worker(
@@ -182,17 +207,16 @@ impl Attempt {
         tell: &dyn Fn(Message),
         usage: &mut Usage,
         log: &fs_err::File,
+        kept: Option<&Utf8Path>,
     ) -> std::io::Result<Ending> {
-        let kernels =
-            self.job.kernels.as_ref().map(|kept| Kernels::lend(kept, self.folder.join("kernels"))).transpose()?;
-        let own = kernels.as_ref().map(|kernels| kernels.folder().to_owned());
+        let kernels = kept.map(|kept| Kernels::lend(kept, self.folder.join("kernels"))).transpose()?;
         let order = Order {
             protocol: PROTOCOL,
             kind: self.entry.kind.to_owned(),
             version: self.entry.version,
             params: self.params.clone(),
             knobs: self.knobs.clone(),
-            job: Job { kernels: own.clone(), ..self.job.clone() },
+            job: Job { kernels: kernels.as_ref().map(|kernels| kernels.folder().to_owned()), ..self.job.clone() },
         };
         let mut line = serde_json::to_string(&order)?;
         line.push('\n');
@@ -202,10 +226,10 @@ impl Attempt {
             command.env(name, self.job.threads.to_string());
         }
         own_devices(&mut command, &self.visible);
-        if let Some(own) = &own
+        if self.job.kernels.is_some()
             && let Ok(library) = MathLibrary::of_this_machine()
         {
-            command.env("CUDA_PATH", library.toolkit(own.as_std_path())?);
+            command.env("CUDA_PATH", library.toolkit(self.folder.as_std_path())?);
         }
         // Training frees and takes the same large tensors again at every step: handing their pages back in between makes
         // the kernel clear them anew each time. The process is short-lived, so keeping them costs nobody anything.

@@ -1,11 +1,26 @@
 //! The compiled and tuned kernels of a GPU, lent to one child at a time.
 //!
-//! CubeCL keeps them in a database that several processes cannot share: its coordination between them panics. So a child
-//! works on a copy of its own, and what it has learned replaces the kept one when it has ended well. Kept is a folder that
+//! CubeCL keeps them in a database that several processes cannot share: its coordination between them panics, now and then
+//! even between threads of one, see [`failed`]. So a child works on a copy of its own, and what it has learned replaces the
+//! kept one when it has ended well. Kept is a folder that
 //! nobody writes to, named by a link: who copies sees a whole one, whatever others put in its place meanwhile, on network file
 //! systems, too. Whatever goes wrong here costs a child the time to compile its kernels again, and never its result.
 
 use camino::{Utf8Path, Utf8PathBuf};
+
+/// How often a stage is begun whose database of kernels fails. The last time it has none.
+pub(super) const TRIES: u32 = 3;
+
+/// What the database (turso_core 0.8.3, in CubeCL 0.11) says when two threads of a child meet in it: about one start in
+/// twenty-five, where they find their kernels.
+const MEETING: &str = "reader slot released by non-owner";
+
+/// Whether the database has failed in a child that began to write to a log here.
+pub(super) fn failed(log: &Utf8Path, begun: u64) -> bool {
+    let text = fs_err::read(log).unwrap_or_default();
+    let own = usize::try_from(begun).ok().and_then(|begun| text.get(begun..)).unwrap_or_default();
+    own.windows(MEETING.len()).any(|words| words == MEETING.as_bytes())
+}
 
 /// What a child has of the kernels.
 pub(super) struct Kernels {
@@ -123,6 +138,17 @@ mod tests {
             names.sort();
             names
         }
+    }
+
+    #[test]
+    fn a_failure_counts_for_the_child_that_wrote_it() {
+        let place = Place::new();
+        let log = place.root.join("log");
+        assert!(!failed(&log, 0));
+        fs_err::write(&log, format!("panicked at x:\n{MEETING} | slot_index=0\nagain\n")).unwrap();
+        assert!(failed(&log, 0));
+        assert!(!failed(&log, fs_err::metadata(&log).unwrap().len()));
+        assert!(!failed(&log, 1 << 40));
     }
 
     #[test]
