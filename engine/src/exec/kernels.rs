@@ -9,10 +9,10 @@
 use camino::{Utf8Path, Utf8PathBuf};
 
 /// How often a stage is begun whose database of kernels fails. The last time it has none.
-pub(super) const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 6;
 
-/// What the database (turso_core 0.8.3, in CubeCL 0.11) says when two threads of a child meet in it: about one start in
-/// twenty-five, where they find their kernels.
+/// What the database (turso_core 0.8.3, in CubeCL 0.11) says when two threads of a child meet in it. Seen where several
+/// children shared one, and in 10 of 42 starts from a copy that lacked the file which processes share; in none of 36 with it.
 const MEETING: &str = "reader slot released by non-owner";
 
 /// Whether the database has failed in a child that began to write to a log here.
@@ -93,15 +93,14 @@ impl Kernels {
     }
 }
 
-/// Files of the kept folder; the database's memory that its processes share, `*-tshm`, belongs to those that are gone.
+/// Files of the kept folder, all of them: without the one that its processes share (`*-tshm`) the database makes that anew
+/// when it is opened, and its threads meet far more often.
 fn copy_current(kept: &Utf8Path, own: &Utf8Path) -> std::io::Result<()> {
     let Ok(current) = fs_err::read_link(kept.join(CURRENT)) else { return Ok(()) };
     for entry in fs_err::read_dir(kept.as_std_path().join(current))? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if entry.file_type()?.is_file() && !name.ends_with("-tshm") {
-            fs_err::copy(entry.path(), own.join(&*name))?;
+        if entry.file_type()?.is_file() {
+            fs_err::copy(entry.path(), own.as_std_path().join(entry.file_name()))?;
         }
     }
     Ok(())
@@ -160,7 +159,7 @@ mod tests {
         first.give_back();
         let second = place.lend("b");
         assert_eq!(fs_err::read_to_string(second.folder().join("default.db")).unwrap(), "compiled");
-        assert!(!second.folder().join("default.db-tshm").exists());
+        assert_eq!(fs_err::read_to_string(second.folder().join("default.db-tshm")).unwrap(), "of processes");
         // Nothing new: what is kept stays.
         second.give_back();
         assert_eq!(place.kept(), ["1", "current"]);
