@@ -69,7 +69,7 @@ impl MathLibrary {
     }
 
     /// A folder that can be given to CubeCL as `CUDA_PATH`: that of the toolkit, or, where the file lies elsewhere, one that
-    /// is made in `scratch` with a link to it.
+    /// is made in `scratch`, a folder of one child, with a link to it.
     ///
     /// # Errors
     /// When that cannot be made.
@@ -81,15 +81,9 @@ impl MathLibrary {
         }
         let toolkit = scratch.join("toolkit");
         let link = toolkit.join(WITHIN);
-        if fs_err::read_link(&link).is_ok_and(|target| target == self.0) {
-            return Ok(toolkit);
-        }
         fs_err::create_dir_all(link.parent().unwrap_or(&toolkit))?;
-        // Put in place in one step: other children may be reading it.
-        let made = link.with_extension(format!("{}.new", std::process::id()));
-        let _ = fs_err::remove_file(&made);
-        fs_err::os::unix::fs::symlink(&self.0, &made)?;
-        fs_err::rename(&made, &link)?;
+        let _ = fs_err::remove_file(&link);
+        fs_err::os::unix::fs::symlink(&self.0, &link)?;
         Ok(toolkit)
     }
 }

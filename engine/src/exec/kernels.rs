@@ -1,10 +1,9 @@
-//! The compiled and tuned kernels of a GPU, lent to one child at a time.
+//! The compiled and tuned kernels of a GPU: each child gets a copy.
 //!
 //! CubeCL keeps them in a database that several processes cannot share: its coordination between them panics, now and then
 //! even between threads of one, see [`failed`]. So a child works on a copy of its own, and what it has learned replaces the
-//! kept one when it has ended well. Kept is a folder that
-//! nobody writes to, named by a link: who copies sees a whole one, whatever others put in its place meanwhile, on network file
-//! systems, too. Whatever goes wrong here costs a child the time to compile its kernels again, and never its result.
+//! kept one when it has ended well. Kept is a folder that nobody writes to, named by a link: who copies sees a whole one,
+//! whatever others put in its place meanwhile, on network file systems, too. Whatever goes wrong here costs a child the time to compile its kernels again, and never its result.
 
 use camino::{Utf8Path, Utf8PathBuf};
 
