@@ -489,7 +489,7 @@ fn not_finite(loss: &Tensor<1>, norm: &Tensor<1>) -> Tensor<1, Bool> {
 
 fn all_finite(x: &Tensor<2>) -> bool {
     // One infinity or NaN makes the sum of absolute values infinite or NaN.
-    ops::widened(x.clone()).abs().sum().into_scalar::<f32>().is_finite()
+    ops::total(ops::widened(x.clone()).abs()).into_scalar::<f32>().is_finite()
 }
 
 #[cfg(test)]
