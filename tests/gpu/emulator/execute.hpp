@@ -2,7 +2,6 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <memory>
 #include <type_traits>
 #include <unordered_map>
@@ -22,11 +21,6 @@ constexpr int ILLEGAL_ADDRESS = 700, MISALIGNED_ADDRESS = 716, ILLEGAL_INSTRUCTI
 // Whether device memory may be read and written there.
 bool allocated(u64 address, u64 bytes);
 
-struct Block {
-    std::vector<char> *shared;
-    u32 live_warps = 0;
-};
-
 struct Warp {
     const Kernel *kernel = nullptr;
     char *memory = nullptr; // registers
@@ -35,7 +29,6 @@ struct Warp {
     u32 here = 0; // what they execute
     u32 live = 0, at_barrier = 0, stalled = 0;
     bool moved = false; // this instruction set `pc`
-    Block *block = nullptr;
     char *shared = nullptr, *local = nullptr;
     const char *params = nullptr;
     u32 shared_bytes = 0;
@@ -216,7 +209,7 @@ inline void nothing(Warp &, const Instr &) {}
 // Collectives. `mask` holds all lanes they name.
 enum Shuffle { IDX, UP, DOWN, BFLY };
 template <Shuffle KIND> void shuffle(Warp &w, const Instr &i) {
-    bool told = i.count == 6; // with a predicate: whether the source was in range
+    bool told = i.count() == 6; // with a predicate: whether the source was in range
     const u32 *a = w.at<u32>(i.a[1 + told]), *b = w.at<u32>(i.a[2 + told]), *c = w.at<u32>(i.a[3 + told]);
     u32 out[LANES], good[LANES];
     for (int l = 0; l < LANES; l++) {
@@ -281,7 +274,7 @@ template <int BYTES> u32 &element(Warp &w, const Operand *registers, int e) {
 }
 template <int ROWS, int COLUMNS, int BYTES, bool BY_COLUMN> void wmma_load(Warp &w, const Instr &i) {
     const Operand &from = i.a[i.first];
-    u32 stride = i.count > i.first + 1 ? w.at<u32>(i.a[i.first + 1])[0] : (BY_COLUMN ? ROWS : COLUMNS);
+    u32 stride = i.count() > i.first + 1 ? w.at<u32>(i.a[i.first + 1])[0] : (BY_COLUMN ? ROWS : COLUMNS);
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLUMNS; c++) {
             u64 address = address_of(w, from, 0) + (u64)BYTES * (BY_COLUMN ? c * stride + r : r * stride + c);
@@ -301,7 +294,7 @@ template <int ROWS, int COLUMNS, int BYTES, bool BY_COLUMN> void wmma_load(Warp 
 }
 template <int ROWS, int COLUMNS, int BYTES, bool BY_COLUMN> void wmma_store(Warp &w, const Instr &i) {
     int last = i.first; // [address] {registers} stride
-    u32 stride = i.count > last ? w.at<u32>(i.a[last])[0] : (BY_COLUMN ? ROWS : COLUMNS);
+    u32 stride = i.count() > last ? w.at<u32>(i.a[last])[0] : (BY_COLUMN ? ROWS : COLUMNS);
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLUMNS; c++) {
             u64 address = address_of(w, i.a[0], 0) + (u64)BYTES * (BY_COLUMN ? c * stride + r : r * stride + c);
@@ -318,7 +311,7 @@ template <int M, int N, int K, int BYTES, float (*READ)(u32, int), bool HALF_RES
     int results = HALF_RESULT ? M * N / 64 : M * N / 32;
     // As many registers as the elements fill; f16 has eight for each whatever the shape.
     constexpr int FILLED_A = M * K * BYTES / 4 / 32, FILLED_B = K * N * BYTES / 4 / 32;
-    const int given = i.count - 2 * results;
+    const int given = i.count() - 2 * results;
     const bool filled = given == FILLED_A + FILLED_B;
     if (!filled && given != 16) throw Fault(ILLEGAL_INSTRUCTION, "fragments of another shape");
     const Operand *a = i.a.data() + results, *b = a + (filled ? FILLED_A : 8), *c = b + (filled ? FILLED_B : 8);

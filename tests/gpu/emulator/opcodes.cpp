@@ -1,5 +1,4 @@
 // What each instruction does. One that is not here is refused when a module is loaded, by its name.
-#include <functional>
 #include <unordered_map>
 
 #include "execute.hpp"
@@ -263,6 +262,14 @@ template <u16 (*TO)(float)> void pair_of(Warp &w, const Instr &i) {
 
 using Table = std::unordered_map<std::string, Execute>;
 
+// For integers and real numbers; they differ in what is not equal.
+template <class T> void orderings(Table &t, const std::string &type) {
+    t["setp.eq." + type] = compare<T, eq<T>>;
+    t["setp.lt." + type] = compare<T, lt<T>>;
+    t["setp.le." + type] = compare<T, le<T>>;
+    t["setp.gt." + type] = compare<T, gt<T>>;
+    t["setp.ge." + type] = compare<T, ge<T>>;
+}
 template <class T> void integers(Table &t, const std::string &type) {
     t["add." + type] = binary<T, add<T>>;
     t["sub." + type] = binary<T, sub<T>>;
@@ -273,12 +280,8 @@ template <class T> void integers(Table &t, const std::string &type) {
     t["min." + type] = binary<T, min_<T>>;
     t["max." + type] = binary<T, max_<T>>;
     t["neg." + type] = unary<T, neg<T>>;
-    t["setp.eq." + type] = compare<T, eq<T>>;
+    orderings<T>(t, type);
     t["setp.ne." + type] = compare<T, ne<T>>;
-    t["setp.lt." + type] = compare<T, lt<T>>;
-    t["setp.le." + type] = compare<T, le<T>>;
-    t["setp.gt." + type] = compare<T, gt<T>>;
-    t["setp.ge." + type] = compare<T, ge<T>>;
     t["setp.lo." + type] = compare<T, lt<T>>;
     t["setp.ls." + type] = compare<T, le<T>>;
     t["setp.hi." + type] = compare<T, gt<T>>;
@@ -296,12 +299,8 @@ template <class T> void bits(Table &t, const std::string &type) {
     t["setp.ne." + type] = compare<T, ne<T>>;
 }
 template <class T> void comparisons(Table &t, const std::string &type) {
-    t["setp.eq." + type] = compare<T, eq<T>>;
+    orderings<T>(t, type);
     t["setp.ne." + type] = compare<T, ne_ordered<T>>;
-    t["setp.lt." + type] = compare<T, lt<T>>;
-    t["setp.le." + type] = compare<T, le<T>>;
-    t["setp.gt." + type] = compare<T, gt<T>>;
-    t["setp.ge." + type] = compare<T, ge<T>>;
     t["setp.equ." + type] = compare<T, equ<T>>;
     t["setp.neu." + type] = compare<T, ne<T>>;
     t["setp.ltu." + type] = compare<T, ltu<T>>;
@@ -498,17 +497,17 @@ Table table() {
 
 Execute find(const std::string &opcode, Instr &instr) {
     static const Table known = table();
-    if (opcode.compare(0, 4, "mov.") == 0 && instr.count == 3) {
+    if (opcode.compare(0, 4, "mov.") == 0 && instr.count() == 3) {
         bool into = instr.first == 2; // {low, high} = value
         bool wide = opcode == "mov.b64";
         if (wide) return into ? unpack64 : pack64;
         return into ? unpack32 : pack32;
     }
-    if ((opcode == "bar.sync" || opcode == "barrier.sync") && instr.count > 1) throw Unsupported("barriers of some threads");
+    if ((opcode == "bar.sync" || opcode == "barrier.sync") && instr.count() > 1) throw Unsupported("barriers of some threads");
     auto found = known.find(opcode);
     if (found != known.end()) {
         auto starts = [&](const char *with) { return opcode.compare(0, strlen(with), with) == 0; };
-        if (starts("shfl.sync") || starts("vote.sync")) instr.collective = true, instr.mode = instr.count - 1;
+        if (starts("shfl.sync") || starts("vote.sync")) instr.collective = true, instr.mode = instr.count() - 1;
         if (opcode == "bar.warp.sync") instr.collective = true, instr.mode = 0;
         if (starts("mma.") || starts("wmma.") || starts("ldmatrix") || starts("stmatrix")) instr.collective = true, instr.mode = -1;
         return found->second;

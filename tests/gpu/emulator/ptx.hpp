@@ -44,7 +44,6 @@ using Execute = void (*)(Warp &, const Instr &);
 struct Instr {
     Execute execute = nullptr;
     std::vector<Operand> a; // in the order they are written, groups in braces laid open
-    int count = 0;
     int first = 0;          // how many of them the first group has
     int mode = 0;           // what `execute` needs besides
     u32 target = 0;         // of a branch
@@ -53,6 +52,8 @@ struct Instr {
     bool collective = false; // needs the lanes of a mask together
     int line = 0;
     std::string text;
+
+    int count() const { return (int)a.size(); }
 };
 
 struct Constant {
@@ -76,7 +77,6 @@ struct Kernel {
     std::vector<Instr> code;
     std::vector<Constant> constants;
     std::vector<Special> specials;
-    bool atomics = false;
 };
 
 Execute find(const std::string &opcode, Instr &instr);
@@ -404,7 +404,6 @@ class Reader {
                     one = trim(one.substr(bar + 1));
                 }
                 instr.a.push_back(operand(one, wide));
-                instr.count = (int)instr.a.size();
             };
             for (char c : rest + ",") {
                 if (c == '{') depth++;
@@ -412,7 +411,7 @@ class Reader {
                     add(item);
                     item.clear();
                     depth--;
-                    if (first) instr.first = instr.count, first = false;
+                    if (first) instr.first = instr.count(), first = false;
                 } else if (c == ',') {
                     add(item);
                     item.clear();
@@ -420,7 +419,6 @@ class Reader {
             }
         }
         instr.execute = find(op, instr);
-        if (op.compare(0, 4, "atom") == 0 || op.compare(0, 3, "red") == 0) kernel.atomics = true;
         kernel.code.push_back(std::move(instr));
     }
 };
