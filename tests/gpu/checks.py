@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from verdicts import Verdicts, metrics
+
 SEQ_LEN = 256
 # Windows per update that fit an 80 GB GPU in bf16, by preset.
 BATCH = {"60m": 128, "130m": 64, "350m": 32, "1b": 16}
@@ -45,10 +47,10 @@ THREADS = min(8, os.cpu_count() or 1)
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"
 
 
-class Checks:
+class Checks(Verdicts):
     def __init__(self, args):
+        super().__init__()
         self.args = args
-        self.failed = []
         self.kernels = None
 
     def sepia(self, *words, check=True):
@@ -76,16 +78,6 @@ resources = {{ threads = {THREADS} }}
 ''')
         return path
 
-    def metrics(self, store, name):
-        """All values of a metric of the newest execution of `train`."""
-        database = sqlite3.connect(f"file:{store}/results.db?mode=ro", uri=True)
-        rows = database.execute(
-            """SELECT value FROM metrics WHERE name = ? AND execution =
-               (SELECT execution FROM executions WHERE node = 'train' ORDER BY started_at DESC LIMIT 1) ORDER BY step""",
-            (name,),
-        )
-        return [value for (value,) in rows]
-
     def digest(self, store):
         database = sqlite3.connect(f"file:{store}/results.db?mode=ro", uri=True)
         (digest,) = database.execute(
@@ -94,11 +86,6 @@ resources = {{ threads = {THREADS} }}
                 ORDER BY started_at DESC LIMIT 1)"""
         ).fetchone()
         return digest
-
-    def judge(self, what, good, detail):
-        print(f"{'ok' if good else 'FAILED':>8}  {what}: {detail}", flush=True)
-        if not good:
-            self.failed.append(what)
 
     def store(self, name, fresh=False):
         """The path of a store. Before its first use it gets the kernels of the last one, unless it shall be `fresh`: they
@@ -131,7 +118,7 @@ log_every = 1
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{method}", train, device)
                 self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
-                losses.append(self.metrics(self.store("same"), "loss"))
+                losses.append(metrics(self.store("same"), "loss"))
             pairs = list(zip(*losses))
             first = max(abs(a - b) / a for a, b in pairs[:5])
             whole = max(abs(a - b) / a for a, b in pairs)
@@ -149,7 +136,7 @@ log_every = 1
             for device in ("cpu", self.args.device):
                 path = self.manifest(f"same-{dtype}", train, device, dtype)
                 self.sepia("run", str(path), "--store", self.store("same"), "--force", "train")
-                losses.append(self.metrics(self.store("same"), "loss"))
+                losses.append(metrics(self.store("same"), "loss"))
             apart = max(abs(a - b) / a for a, b in zip(*losses))
             good = len(losses[0]) == len(losses[1]) == 12 and apart < 3e-2
             self.judge(f"{dtype}: loss on the GPU as on the CPU", good, f"{apart:.1e} in 12 steps")
@@ -198,7 +185,7 @@ max_steps = {self.args.resume_updates}
             begin = time.perf_counter()
             self.sepia("run", str(path), "--store", store, "--force", "train")
             took.append(time.perf_counter() - begin)
-            inside += self.metrics(store, "startup_seconds")
+            inside += metrics(store, "startup_seconds")
         print(f"          a child that trains one step: {took[0]:.1f} s at first, {took[1]:.1f} s with kernels cached")
         if inside:
             spent = ", ".join(f"{seconds:.1f} s" for seconds in inside)
@@ -241,7 +228,7 @@ log_every = 5
             print(done.stderr, file=sys.stderr)
             return None, None, None
         # The first readings pay for kernels that are tuned and compiled.
-        rates = self.metrics(store, "tokens_per_second")[2:]
+        rates = metrics(store, "tokens_per_second")[2:]
         rate = statistics.median(rates)
         if "update_proj_gap" in body:
             # Of 5 updates each, with a new basis and without.
@@ -249,7 +236,7 @@ log_every = 5
             tokens = 5 * (2 * 16 if self.args.tiny else BATCH[preset] * SEQ_LEN)
             print(f"          {path.stem}: {max(renewed - plain, 0) * tokens:.3f} s for new bases of all matrices")
             rate = 40 / (39 * plain + max(renewed, plain))
-        memory, (state,) = self.metrics(store, "peak_device_memory_bytes"), self.metrics(store, "optimizer_state_bytes")
+        memory, (state,) = metrics(store, "peak_device_memory_bytes"), metrics(store, "optimizer_state_bytes")
         predicted = estimate["optimizer_state_bytes"]
         self.judge(f"{path.stem}: optimiser state as predicted", state == predicted, f"{state:,.0f} of {predicted:,} bytes")
         if more == NARROW and preset == "1b" and "galore" in body:
@@ -294,7 +281,7 @@ def main():
     for part in ("correctness", "resume", "start_up", "speed"):
         if checks.args.only in (None, part):
             getattr(checks, part)()
-    sys.exit(f"failed: {', '.join(checks.failed)}" if checks.failed else 0)
+    sys.exit(checks.exit_status())
 
 
 main()

@@ -14,6 +14,8 @@ import sqlite3
 import subprocess
 import sys
 
+from verdicts import Verdicts, metrics
+
 TRAIN = """
 device = "cuda"
 
@@ -36,19 +38,14 @@ log_every = 1
 BYTES = 4000
 
 
-class Emulated:
+class Emulated(Verdicts):
     def __init__(self, args):
+        super().__init__()
         self.args = args
         self.work = pathlib.Path(args.work)
         self.text = self.work / "text.txt"
         source = next(pathlib.Path(args.data).glob("*.txt"))
         self.text.write_bytes(source.read_bytes()[:BYTES])
-        self.failed = []
-
-    def judge(self, what, good, detail):
-        print(f"{'ok' if good else 'FAILED':>8}  {what}: {detail}", flush=True)
-        if not good:
-            self.failed.append(what)
 
     def environment(self, **more):
         environment = {**os.environ, "LD_LIBRARY_PATH": self.args.emulator, "CUDA_PATH": self.args.toolkit}
@@ -113,19 +110,14 @@ class Emulated:
         """Whatever kernels are chosen, the losses are the CPU's."""
         path = self.manifest("choice", 'method = { name = "galore", rank = 4, update_proj_gap = 2 }')
         self.sepia("run", path, "--store", "store", "--force", "train", "--device", "cpu")
-        wanted = self.losses()
+        wanted = metrics(self.work / "store", "loss")
         for choice in range(self.args.choices):
             shutil.rmtree(self.work / "store/cache/kernels", ignore_errors=True)
             done = self.sepia("run", path, "--store", "store", "--force", "train", EMULATED_CHOICE=str(choice))
-            found = self.losses()
+            found = metrics(self.work / "store", "loss")
             apart = max((abs(a - b) / a for a, b in zip(wanted, found)), default=1)
             good = done.returncode == 0 and len(found) == len(wanted) and apart < 1e-5
             self.judge(f"kernels by lot {choice}: loss as on the CPU", good, f"{apart:.1e}")
-
-    def losses(self):
-        return [value for (value,) in self.rows(
-            """SELECT value FROM metrics WHERE name = 'loss' AND execution =
-               (SELECT execution FROM executions WHERE node = 'train' ORDER BY started_at DESC LIMIT 1) ORDER BY step""")]
 
     def checks(self):
         """What a real GPU is checked with."""
@@ -147,7 +139,7 @@ def main():
     emulated = Emulated(parser.parse_args())
     for part in ("listed", "nothing_to_compile_with", "several", "full", "any_choice", "checks"):
         getattr(emulated, part)()
-    sys.exit(f"failed: {', '.join(emulated.failed)}" if emulated.failed else 0)
+    sys.exit(emulated.exit_status())
 
 
 main()
