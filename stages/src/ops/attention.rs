@@ -5,12 +5,15 @@ use std::sync::Arc;
 use burn::tensor::{Device, Shape, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
     matmul::matmul,
     precision::{cast, widened},
     product::product,
+    taped::{Taped, run},
 };
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
@@ -27,7 +30,7 @@ pub struct Heads {
 }
 
 /// Tables of the rotary position embedding (Su et al. 2021), in the form of the LLaMA code: component `i` of a head is
-/// paired with component `i + head_dim / 2`.
+/// paired with component `i + head_dim / 2`. They are never tracked.
 #[derive(Debug, Clone)]
 pub struct Rope {
     cos: Tensor<2>,  // [seq_len, head_dim / 2]
@@ -48,6 +51,7 @@ impl Rope {
     /// Tables for positions `0..seq_len`.
     #[must_use]
     pub fn new(seq_len: usize, head_dim: usize, theta: f64, device: &Device) -> Self {
+        let device = &device.clone().inner();
         let half = head_dim / 2;
         let angle = |position: usize, i: usize| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
@@ -61,30 +65,25 @@ impl Rope {
         Self { cos: tensor(&table.cos), sin: tensor(&table.sin), mask, seq_len, table: Arc::new(table) }
     }
 
-    /// The same tables off the tape.
-    #[must_use]
-    pub fn inner(&self) -> Self {
-        let plain = |table: &Tensor<2>| if table.is_autodiff() { table.clone().inner() } else { table.clone() };
-        Self {
-            cos: plain(&self.cos),
-            sin: plain(&self.sin),
-            mask: plain(&self.mask),
-            seq_len: self.seq_len,
-            table: Arc::clone(&self.table),
+    /// The tables of the first `seq` positions.
+    fn first(&self, seq: usize) -> Self {
+        let mut first = self.clone();
+        if seq < self.seq_len {
+            let rows = |table: Tensor<2>| table.narrow(0, 0, seq);
+            let Self { cos, sin, mask, .. } = first;
+            let table = Arc::clone(&self.table);
+            first = Self { cos: rows(cos), sin: rows(sin), mask: rows(mask).narrow(1, 0, seq), seq_len: seq, table };
         }
+        first
     }
 
-    /// Turns `x` `[batch, n_head, seq, head_dim]`.
-    fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+    /// Turns `x` `[batch, n_head, seq, head_dim]`, or turns it back.
+    fn turn(&self, x: Tensor<4>, back: bool) -> Tensor<4> {
         let [_, _, seq, head_dim] = x.dims();
         let half = head_dim / 2;
-        let table = |table: &Tensor<2>| {
-            let rows = if seq == self.seq_len { table.clone() } else { table.clone().narrow(0, 0, seq) };
-            rows.reshape([1, 1, seq, half])
-        };
-        let (cos, sin) = (table(&self.cos), table(&self.sin));
-        let first = x.clone().narrow(3, 0, half);
-        let second = x.narrow(3, half, half);
+        let (cos, sin) = (self.cos.clone().reshape([1, 1, seq, half]), self.sin.clone().reshape([1, 1, seq, half]));
+        let sin = if back { sin.neg() } else { sin };
+        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
         let turned = first.clone() * cos.clone() - second.clone() * sin.clone();
         Tensor::cat(vec![turned, second * cos + first * sin], 3)
     }
@@ -96,7 +95,7 @@ impl Rope {
 #[must_use]
 pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
     if !(applies(&q) && applies(&k) && applies(&v)) {
-        return plain(q, k, v, heads, rope);
+        return run(TapedAttention { heads, rope: rope.first(heads.seq) }, [q, k, v]);
     }
     // Not cloned: queries and keys are this operation's to turn in place.
     match (Input::of(q), Input::of(k), Input::of(v)) {
@@ -105,16 +104,109 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, 
     }
 }
 
-fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, rope: &Rope) -> Tensor<2> {
-    let Heads { batch, seq, n_head, head_dim } = heads;
-    let dtype = q.dtype();
-    let split = |x: Tensor<2>| x.reshape([batch, seq, n_head, head_dim]).swap_dims(1, 2);
-    let q = cast(rope.turn(widened(split(q))).mul_scalar((head_dim as f64).sqrt().recip()), dtype);
-    let k = cast(rope.turn(widened(split(k))), dtype);
-    let mask = if seq == rope.seq_len { rope.mask.clone() } else { rope.mask.clone().slice([0..seq, 0..seq]) };
-    let scores = widened(product(q, k.swap_dims(2, 3))) + mask.reshape([1, 1, seq, seq]); // [batch, n_head, seq, seq]
-    let mixed = product(cast(activation::softmax(scores, 3), dtype), split(v)); // [batch, n_head, seq, head_dim]
-    mixed.swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
+/// Keeps the probabilities: `batch * n_head * seq^2` numbers of the type that is computed in.
+#[derive(Debug)]
+struct TapedAttention {
+    heads: Heads,
+    rope: Rope,
+}
+
+/// How heads are turned on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    No,
+    On,
+    Back,
+}
+
+impl TapedAttention {
+    fn scale(&self) -> f64 {
+        (self.heads.head_dim as f64).sqrt().recip()
+    }
+
+    /// `[batch * seq, d_model]` as `[batch, n_head, seq, head_dim]`, multiplied by `factor` where it is turned.
+    fn split(&self, x: Tensor<2>, turn: Turn, factor: f64) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&x) {
+            return sepia_kernels::split_heads(x, self.moved(turn, factor));
+        }
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        self.turned(x.reshape([batch, seq, n_head, head_dim]).swap_dims(1, 2), turn, factor)
+    }
+
+    /// The other way.
+    fn join(&self, x: Tensor<4>, turn: Turn, factor: f64) -> Tensor<2> {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&x) {
+            return sepia_kernels::join_heads(x, self.moved(turn, factor));
+        }
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        self.turned(x, turn, factor).swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
+    }
+
+    fn turned(&self, x: Tensor<4>, turn: Turn, factor: f64) -> Tensor<4> {
+        if turn == Turn::No {
+            return x;
+        }
+        let dtype = x.dtype();
+        cast(self.rope.turn(widened(x), turn == Turn::Back).mul_scalar(factor), dtype)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn moved(&self, turn: Turn, factor: f64) -> sepia_kernels::Moved<'_> {
+        let Heads { batch, seq, n_head, head_dim } = self.heads;
+        let turn = match turn {
+            Turn::No => sepia_kernels::Turn::No,
+            Turn::On => sepia_kernels::Turn::On,
+            Turn::Back => sepia_kernels::Turn::Back,
+        };
+        let sizes = [batch, seq, n_head, head_dim];
+        sepia_kernels::Moved { sizes, cos: &self.rope.cos, sin: &self.rope.sin, turn, factor: factor as f32 }
+    }
+
+    /// Probabilities from scores, `[batch, n_head, seq, seq]`.
+    fn softmax(&self, scores: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&scores) {
+            return sepia_kernels::causal_softmax(scores);
+        }
+        let dtype = scores.dtype();
+        cast(activation::softmax(widened(scores) + self.rope.mask.clone().unsqueeze(), 3), dtype)
+    }
+
+    /// The gradient of the scores, `p (dp - sum(p dp))`, for that of the probabilities.
+    fn softmax_backward(p: Tensor<4>, grad: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&p) {
+            return sepia_kernels::causal_softmax_backward(p, grad);
+        }
+        let dtype = p.dtype();
+        let (p, grad) = (widened(p), widened(grad));
+        let sum = (p.clone() * grad.clone()).sum_dim(3);
+        cast(p * (grad - sum), dtype)
+    }
+}
+
+impl Taped<3> for TapedAttention {
+    /// Turned and scaled queries, turned keys, values, and probabilities.
+    type Saved = [Tensor<4>; 4];
+
+    fn forward(&self, [q, k, v]: [Tensor<2>; 3]) -> (Tensor<2>, Self::Saved) {
+        let (q, k) = (self.split(q, Turn::On, self.scale()), self.split(k, Turn::On, 1.0));
+        let v = self.split(v, Turn::No, 1.0);
+        let p = self.softmax(product(q.clone(), k.clone().swap_dims(2, 3)));
+        (self.join(product(p.clone(), v.clone()), Turn::No, 1.0), [q, k, v, p])
+    }
+
+    fn backward(&self, [q, k, v, p]: Self::Saved, grad: Tensor<2>, _: [bool; 3]) -> [Option<Tensor<2>>; 3] {
+        let grad = self.split(grad, Turn::No, 1.0);
+        let for_v = product(p.clone().swap_dims(2, 3), grad.clone());
+        let for_scores = Self::softmax_backward(p, product(grad, v.swap_dims(2, 3)));
+        let for_k = product(for_scores.clone().swap_dims(2, 3), q);
+        let for_q = product(for_scores, k);
+        let for_q = self.join(for_q, Turn::Back, self.scale());
+        [Some(for_q), Some(self.join(for_k, Turn::Back, 1.0)), Some(self.join(for_v, Turn::No, 1.0))]
+    }
 }
 
 /// Rows of queries that are worked on together: scores are computed up to the end of the block and not above, which
@@ -336,9 +428,36 @@ impl Fused<3> for FusedAttention {
 mod tests {
     use super::*;
     use crate::{
-        ops::fused::testing::{assert_same, random},
+        ops::{
+            fused::testing::{assert_same, random},
+            taped::testing::assert_as_autodiff,
+        },
         testing::test_device,
     };
+
+    fn plain([q, k, v]: [Tensor<2>; 3], heads: Heads, rope: &Rope) -> Tensor<2> {
+        let Heads { batch, seq, n_head, head_dim } = heads;
+        let (dtype, half) = (q.dtype(), head_dim / 2);
+        let split = |x: Tensor<2>| x.reshape([batch, seq, n_head, head_dim]).swap_dims(1, 2);
+        let table = |table: &[f32]| {
+            let data = TensorData::new(table[..seq * half].to_vec(), [1, 1, seq, half]);
+            Tensor::<4>::from_data(data, &test_device()).cast(widened(q.clone()).dtype())
+        };
+        let (cos, sin) = (table(&rope.table.cos), table(&rope.table.sin));
+        let turned = |x: Tensor<2>| {
+            let x = widened(split(x));
+            let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+            let turned = first.clone() * cos.clone() - second.clone() * sin.clone();
+            Tensor::cat(vec![turned, second * cos.clone() + first * sin.clone()], 3)
+        };
+        let q = cast(turned(q.clone()).mul_scalar((head_dim as f64).sqrt().recip()), dtype);
+        let k = cast(turned(k), dtype);
+        let above = Tensor::<2>::ones([seq, seq], &test_device()).triu(1).bool().reshape([1, 1, seq, seq]);
+        let scores = widened(product(q, k.swap_dims(2, 3)));
+        let scores = scores.mask_fill(above.expand([batch, n_head, seq, seq]), f32::NEG_INFINITY);
+        let mixed = product(cast(activation::softmax(scores, 3), dtype), split(v));
+        mixed.swap_dims(1, 2).reshape([batch * seq, n_head * head_dim])
+    }
 
     #[test]
     fn both_forms_agree_within_a_block_and_beyond() {
@@ -349,8 +468,10 @@ mod tests {
             assert_same(
                 [random(shape, 1), random(shape, 2), random(shape, 3)],
                 |[q, k, v]| causal_attention(q, k, v, heads, &rope),
-                |[q, k, v]| plain(q, k, v, heads, &rope),
+                |inputs| plain(inputs, heads, &rope),
             );
+            let taped = |inputs| run(TapedAttention { heads, rope: rope.first(seq) }, inputs);
+            assert_as_autodiff([shape; 3], 3e-2, taped, |inputs| plain(inputs, heads, &rope));
         }
     }
 }

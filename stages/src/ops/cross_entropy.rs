@@ -1,12 +1,15 @@
 //! The loss of a language model.
 
-use burn::tensor::{Int, Tensor, activation};
+use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host},
     kernel::{exp, max_of, rows_per_piece, scale, simd, sum_of},
-    precision::widened,
+    precision::{cast, widened},
+    taped::{Taped, run},
     total::total,
 };
 
@@ -17,10 +20,10 @@ use super::{
 #[must_use]
 pub fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     if !applies(&logits) {
-        return plain(logits, targets);
+        return taped(logits, targets);
     }
     let data = targets.clone().into_data().convert::<i32>();
-    let Ok(host_targets) = data.as_slice::<i32>() else { return plain(logits, targets) };
+    let Ok(host_targets) = data.as_slice::<i32>() else { return taped(logits, targets) };
     let loss = FusedCrossEntropy { targets: host_targets.to_vec(), tracked: logits.is_autodiff() };
     // Not cloned: the logits are this operation's to overwrite.
     match Input::of(logits) {
@@ -29,9 +32,50 @@ pub fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1
     }
 }
 
-fn plain(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let [n, _] = logits.dims();
-    total(activation::log_softmax(widened(logits), 1).gather(1, targets.reshape([n, 1]))).neg()
+fn taped(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [n] = targets.dims();
+    // Read by the operation off the tape; integers have none.
+    let targets = if targets.is_autodiff() { targets.inner() } else { targets };
+    run(TapedCrossEntropy { targets: targets.reshape([n, 1]) }, [logits]).reshape([1])
+}
+
+/// Keeps the logits, the largest tensor of a small model, in their own type, and one number a row; probabilities are computed
+/// again on the way back.
+#[derive(Debug)]
+struct TapedCrossEntropy {
+    /// `[n, 1]`.
+    targets: Tensor<2, Int>,
+}
+
+impl Taped<1> for TapedCrossEntropy {
+    /// Logits, and the logarithm of each row's sum of exponentials, `[n, 1]`.
+    type Saved = [Tensor<2>; 2];
+
+    fn forward(&self, [logits]: [Tensor<2>; 1]) -> (Tensor<2>, Self::Saved) {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&logits) {
+            let [losses, log_sum] = sepia_kernels::cross_entropy(logits.clone(), self.targets.clone());
+            return (total(losses).reshape([1, 1]), [logits, log_sum]);
+        }
+        let wide = widened(logits.clone());
+        let max = wide.clone().max_dim(1);
+        let sum = (wide - max.clone()).exp().sum_dim(1);
+        let log_sum = sum.log() + max;
+        let losses = log_sum.clone() - widened(logits.clone().gather(1, self.targets.clone()));
+        (total(losses).reshape([1, 1]), [logits, log_sum])
+    }
+
+    fn backward(&self, [logits, log_sum]: Self::Saved, grad: Tensor<2>, _: [bool; 1]) -> [Option<Tensor<2>>; 1] {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&logits) {
+            return [Some(sepia_kernels::cross_entropy_backward(logits, self.targets.clone(), log_sum, grad))];
+        }
+        let [_, vocab_size] = logits.dims();
+        let classes = Tensor::<1, Int>::arange(0..vocab_size as i64, &logits.device()).reshape([1, vocab_size]);
+        let one_hot = classes.equal(self.targets.clone()).float().cast(log_sum.dtype());
+        let probabilities = (widened(logits.clone()) - log_sum).exp();
+        [Some(cast((probabilities - one_hot) * grad, logits.dtype()))]
+    }
 }
 
 /// The gradient `softmax - one_hot(target)` is made in the forward pass, where the logits were: the largest tensor of a
@@ -91,13 +135,22 @@ impl Fused<1> for FusedCrossEntropy {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::TensorData;
+    use burn::tensor::{TensorData, activation};
 
     use super::*;
     use crate::{
-        ops::fused::testing::{assert_same, random},
+        ops::{
+            fused::testing::{assert_same, random},
+            taped::testing::assert_as_autodiff,
+        },
         testing::test_device,
     };
+
+    fn plain(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+        let [n, _] = logits.dims();
+        let log_softmax = activation::log_softmax(widened(logits), 1);
+        total(log_softmax.gather(1, targets.reshape([n, 1]))).neg().unsqueeze()
+    }
 
     #[test]
     fn both_forms_agree() {
@@ -108,8 +161,10 @@ mod tests {
         assert_same(
             [logits],
             |[logits]| cross_entropy_sum(logits, targets.clone()).unsqueeze(),
-            |[logits]| plain(logits, targets.clone()).unsqueeze(),
+            |[logits]| plain(logits, targets.clone()),
         );
+        let taped = |[logits]: [Tensor<2>; 1]| taped(logits, targets.clone()).unsqueeze();
+        assert_as_autodiff([[130, 500]], 1e-2, taped, |[logits]| plain(logits, targets.clone()));
     }
 
     #[test]

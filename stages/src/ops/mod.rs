@@ -28,6 +28,7 @@ mod product;
 mod relu;
 mod rms_norm;
 mod swiglu;
+mod taped;
 mod total;
 mod update;
 
@@ -45,8 +46,11 @@ pub use product::{Products, product};
 pub use relu::{add_relu, relu};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
-pub use total::{mean, total};
+pub use total::{mean, total, total_of_squares};
 pub use update::{residual, subtract, subtract_two};
 
 pub(crate) use fused::{on_host, to_tensor};
 pub(crate) use kernel::{PIECE, scale, simd, sum_of_squares};
+#[cfg(feature = "cuda")]
+pub(crate) use taped::on_gpu;
+pub(crate) use update::limited;

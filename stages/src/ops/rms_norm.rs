@@ -3,10 +3,13 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{rows_per_piece, simd, sum_of, sum_of_pairs},
     precision::{cast, widened},
+    taped::{Taped, run},
 };
 
 /// `weight * x / sqrt(mean(x^2) + eps)`, the mean over each row: `[n, d_model]` and `[d_model]` to `[n, d_model]`.
@@ -18,14 +21,49 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
     {
         return apply(FusedRmsNorm { eps: eps as f32 }, [x, weight]);
     }
-    plain(x, weight, eps)
+    run(TapedRmsNorm { eps }, [x, weight.unsqueeze()])
 }
 
-fn plain(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
-    let dtype = x.dtype();
-    let x = widened(x);
-    let mean = (x.clone() * x.clone()).mean_dim(1); // [n, 1]
-    cast(x / mean.add_scalar(eps).sqrt() * widened(weight).unsqueeze(), dtype)
+#[derive(Debug)]
+struct TapedRmsNorm {
+    eps: f64,
+}
+
+impl Taped<2> for TapedRmsNorm {
+    /// Input, gain, and `1 / sqrt(mean(x^2) + eps)` of each row.
+    type Saved = [Tensor<2>; 3];
+
+    fn forward(&self, [x, weight]: [Tensor<2>; 2]) -> (Tensor<2>, Self::Saved) {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&x) {
+            let [y, inverse] = sepia_kernels::rms_norm(x.clone(), weight.clone(), self.eps as f32);
+            return (y, [x, weight, inverse]);
+        }
+        let wide = widened(x.clone());
+        let inverse = wide.clone().square().mean_dim(1).add_scalar(self.eps).sqrt().recip(); // [n, 1]
+        let y = wide * inverse.clone() * widened(weight.clone());
+        (cast(y, x.dtype()), [x, weight, inverse])
+    }
+
+    /// See [`FusedRmsNorm`].
+    fn backward(
+        &self,
+        [x, weight, inverse]: Self::Saved,
+        grad: Tensor<2>,
+        wanted: [bool; 2],
+    ) -> [Option<Tensor<2>>; 2] {
+        let (dtype, held) = (x.dtype(), weight.dtype());
+        #[cfg(feature = "cuda")]
+        if on_gpu(&x) && x.dims()[1] <= sepia_kernels::WIDEST_NORM {
+            let [for_x, for_weight] = sepia_kernels::rms_norm_backward(x, weight, inverse, grad);
+            return [Some(for_x), wanted[1].then(|| cast(for_weight, held))];
+        }
+        let (x, grad) = (widened(x) * inverse.clone(), widened(grad)); // x s
+        let for_weight = wanted[1].then(|| cast((grad.clone() * x.clone()).sum_dim(0), held));
+        let grad = grad * widened(weight);
+        let along = (grad.clone() * x.clone()).mean_dim(1); // s mean(w g x)
+        [Some(cast((grad - x * along) * inverse, dtype)), for_weight]
+    }
 }
 
 #[derive(Debug)]
@@ -109,15 +147,23 @@ impl Fused<2> for FusedRmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::ops::{
+        fused::testing::{assert_same, random},
+        taped::testing::assert_as_autodiff,
+    };
+
+    fn plain([x, weight]: [Tensor<2>; 2]) -> Tensor<2> {
+        let dtype = x.dtype();
+        let x = widened(x);
+        let mean = (x.clone() * x.clone()).mean_dim(1);
+        cast(x / mean.add_scalar(1e-6).sqrt() * widened(weight), dtype)
+    }
 
     #[test]
     fn both_forms_agree() {
         let inputs = [random([300, 40], 1), random([1, 40], 2)];
-        assert_same(
-            inputs,
-            |[x, weight]| rms_norm(x, weight.flatten(0, 1), 1e-6),
-            |[x, weight]| plain(x, weight.flatten(0, 1), 1e-6),
-        );
+        assert_same(inputs, |[x, weight]| rms_norm(x, weight.flatten(0, 1), 1e-6), plain);
+        let taped = |inputs| run(TapedRmsNorm { eps: 1e-6 }, inputs);
+        assert_as_autodiff([[300, 40], [1, 40]], 1e-2, taped, plain);
     }
 }

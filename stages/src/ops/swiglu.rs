@@ -3,9 +3,13 @@
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{rows_per_piece, sigmoid, simd},
+    precision::{cast, widened},
+    taped::{Taped, run},
 };
 
 /// `silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`; all `[n, d_ff]`.
@@ -17,11 +21,39 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     {
         return apply(FusedSwiglu, [gate, up]);
     }
-    plain(gate, up)
+    run(TapedSwiglu, [gate, up])
 }
 
-fn plain(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    activation::silu(gate) * up
+/// In f32 between what is read and what is written.
+#[derive(Debug)]
+struct TapedSwiglu;
+
+impl Taped<2> for TapedSwiglu {
+    type Saved = [Tensor<2>; 2];
+
+    fn forward(&self, [gate, up]: [Tensor<2>; 2]) -> (Tensor<2>, Self::Saved) {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&gate) {
+            return (sepia_kernels::swiglu(gate.clone(), up.clone()), [gate, up]);
+        }
+        let x = widened(gate.clone());
+        let y = x.clone() * activation::sigmoid(x) * widened(up.clone());
+        (cast(y, gate.dtype()), [gate, up])
+    }
+
+    /// See [`FusedSwiglu`].
+    fn backward(&self, [gate, up]: Self::Saved, grad: Tensor<2>, _: [bool; 2]) -> [Option<Tensor<2>>; 2] {
+        #[cfg(feature = "cuda")]
+        if on_gpu(&gate) {
+            return sepia_kernels::swiglu_backward(gate, up, grad).map(Some);
+        }
+        let dtype = gate.dtype();
+        let (gate, up, grad) = (widened(gate), widened(up), widened(grad));
+        let s = activation::sigmoid(gate.clone());
+        let silu = gate * s.clone();
+        let slope = s.clone() + silu.clone() - silu.clone() * s;
+        [Some(cast(grad.clone() * up * slope, dtype)), Some(cast(grad * silu, dtype))]
+    }
 }
 
 #[derive(Debug)]
@@ -79,11 +111,19 @@ impl Fused<2> for FusedSwiglu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::fused::testing::{assert_same, random};
+    use crate::ops::{
+        fused::testing::{assert_same, random},
+        taped::testing::assert_as_autodiff,
+    };
+
+    fn plain([gate, up]: [Tensor<2>; 2]) -> Tensor<2> {
+        activation::silu(gate) * up
+    }
 
     #[test]
     fn both_forms_agree() {
         let inputs = [random([70, 600], 1), random([70, 600], 2)];
-        assert_same(inputs, |[gate, up]| swiglu(gate, up), |[gate, up]| plain(gate, up));
+        assert_same(inputs, |[gate, up]| swiglu(gate, up), plain);
+        assert_as_autodiff([[7, 60]; 2], 2e-2, |inputs| run(TapedSwiglu, inputs), plain);
     }
 }

@@ -6,6 +6,10 @@
 
 use burn::tensor::{Device, Tensor};
 
+use super::precision::widened;
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
+
 /// Entries that are added up to one in a round: few enough for many blocks to work on, and so many that rounds are few.
 const ROW: usize = 1024;
 
@@ -23,6 +27,17 @@ pub fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     }
     let count = x.shape().num_elements();
     total(x).div_scalar(count as f64)
+}
+
+/// The sum of the squares of all entries, `[1]`, in f32 where they are in half precision.
+#[must_use]
+pub fn total_of_squares(x: Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cuda")]
+    if on_gpu(&x) {
+        return sepia_kernels::sum_of_squares(x);
+    }
+    let x = widened(x);
+    total(x.clone() * x)
 }
 
 fn in_rounds<const D: usize>(x: Tensor<D>) -> Tensor<1> {
@@ -64,6 +79,18 @@ mod tests {
             let x = Tensor::<1>::from_data(TensorData::new(values, [count]), &test_device());
             assert_eq!(in_rounds(x.clone()).into_scalar::<f32>(), expected, "{count}");
             assert_eq!(total(x).into_scalar::<f32>(), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn squares_are_added_up_whatever_their_number_and_type() {
+        for dtype in [DType::F32, DType::BF16] {
+            for count in [1, 7, 1000, 4096, 4099, 300_000] {
+                let values: Vec<f32> = (0..count).map(|k| (k % 5) as f32).collect();
+                let expected: f32 = values.iter().map(|x| x * x).sum();
+                let x = Tensor::<1>::from_data(TensorData::new(values, [count]), &test_device());
+                assert_eq!(total_of_squares(x.cast(dtype)).into_scalar::<f32>(), expected, "{count}");
+            }
         }
     }
 

@@ -3,9 +3,12 @@
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::taped::on_gpu;
 use super::{
     fused::{on_host, to_tensor},
     kernel::{PIECE, rows_per_piece, simd, sum_of},
+    precision::{held, widened},
     total::total,
 };
 
@@ -31,6 +34,20 @@ pub fn subtract(weight: Tensor<2>, update: Tensor<2>, rate: f64, keep: f64) -> T
         }
         (weight, update) => scaled(back(weight).sub(back(update).mul_scalar(rate)), keep),
     }
+}
+
+/// `x * factor` for a factor `[1]` in f32; 0 where that is 0, whatever `x` is.
+#[must_use]
+pub(crate) fn limited(x: Tensor<1>, factor: &Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cuda")]
+    if on_gpu(&x) {
+        return sepia_kernels::limited(x, factor.clone());
+    }
+    let dtype = x.dtype();
+    let product = widened(x) * factor.clone();
+    // Of zero and what is not finite.
+    let not_a_number = product.clone().not_equal(product.clone());
+    held(product.mask_fill(not_a_number, 0.0), dtype)
 }
 
 /// [`subtract`] of two updates, the second divided by `divisor` `[1, 1]`, which stays on the device.

@@ -11,6 +11,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use crate::ops::on_gpu;
 use crate::ops::{PIECE, held, on_host, simd, to_tensor, widened};
 
 /// Which form.
@@ -84,6 +86,12 @@ impl AdamState {
     pub fn step(&mut self, param: Tensor<1>, grad: Tensor<1>, lr: f64, hyper: &AdamHyper) -> Tensor<1> {
         self.t += 1;
         let coefficients = Coefficients::new(self.t, lr, hyper);
+        #[cfg(feature = "cuda")]
+        if on_gpu(&param) {
+            let [param, m, v] = sepia_kernels::adam(param, grad, self.m.clone(), self.v.clone(), coefficients.on_gpu());
+            (self.m, self.v) = (m, v);
+            return param;
+        }
         let dtype = self.m.dtype();
         // The gradient holds the moments' places while they are away.
         let m = widened(std::mem::replace(&mut self.m, grad.clone()));
@@ -134,6 +142,14 @@ impl Coefficients {
                 Self { betas, eps, before: decay, rate: lr / correct[0], scale: correct[1].sqrt().recip(), after: 1.0 }
             }
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> sepia_kernels::Adam {
+        let Self { betas, eps, before, rate, scale, after } = *self;
+        let [eps, before, rate, scale, after] = [eps, before, rate, scale, after].map(|number| number as f32);
+        let rest = betas.map(|beta| (1.0 - beta) as f32);
+        sepia_kernels::Adam { betas: betas.map(|beta| beta as f32), rest, eps, before, rate, scale, after }
     }
 
     fn on_slices(&self, param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32]) {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::Llama,
-    ops::{Occurrences, held, on_host, scale, sum_of_squares, to_tensor, total, widened},
+    ops::{Occurrences, held, limited, on_host, scale, sum_of_squares, to_tensor, total, total_of_squares, widened},
 };
 
 /// Gradients by parameter path, flat, without autodiff, as wide as the weights are held. Norms are computed in f32.
@@ -106,7 +106,7 @@ impl Gradients {
         for grad in self.order.iter().filter_map(|path| self.by_path.get(path)) {
             match on_host(widened(grad.clone())) {
                 Ok(host) => sums.push(sum_of_squares(host.storage::<f32>())),
-                Err(grad) => elsewhere.push(total(grad.clone() * grad)),
+                Err(grad) => elsewhere.push(total_of_squares(grad)),
             }
         }
         if !elsewhere.is_empty() {
@@ -123,23 +123,17 @@ impl Gradients {
     /// `None` where there are no gradients.
     #[must_use]
     pub fn norm_on_device(&self) -> Option<Tensor<1>> {
-        let square = |grad: Tensor<1>| total(grad.clone() * grad);
-        let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| square(widened(grad.clone()))).collect();
+        let squares: Vec<Tensor<1>> = self.by_path.values().map(|grad| total_of_squares(grad.clone())).collect();
         (!squares.is_empty()).then(|| total(Tensor::cat(squares, 0)).sqrt())
     }
 
     /// Multiplies all gradients by `factor` `[1]`, where there is one, and makes them zero where `bad` `[1]` holds; neither
     /// leaves the device.
     pub fn limit_on_device(&mut self, factor: Option<&Tensor<1>>, bad: &Tensor<1, Bool>) {
+        let factor =
+            factor.map_or_else(|| bad.clone().bool_not().float(), |factor| factor.clone().mask_fill(bad.clone(), 0.0));
         for grad in self.by_path.values_mut() {
-            let (count, dtype) = (grad.dims(), grad.dtype());
-            grad.inplace(|grad| {
-                let grad = match factor {
-                    Some(factor) => held(widened(grad).mul(factor.clone()), dtype),
-                    None => grad,
-                };
-                grad.mask_fill(bad.clone().expand(count), 0.0)
-            });
+            grad.inplace(|grad| limited(grad, &factor));
         }
     }
 

@@ -136,7 +136,7 @@ fn forward_on_tapes(model: &Llama, pass: Pass<'_>) -> (Vec<Part>, Tensor<2>) {
 
 /// The same, of which nothing but the parts' inputs is kept.
 fn forward_without_tape(model: &Llama, pass: Pass<'_>, clock: Option<&DropoutClock>) -> (Vec<Part>, Tensor<2>) {
-    let (plain, rope) = (model.valid(), pass.rope.inner());
+    let plain = model.valid();
     let heads = plain.heads(pass.batch.inputs.dims());
     let now = || clock.map_or((0, 0), DropoutClock::now);
     if let Some(clock) = clock {
@@ -146,7 +146,7 @@ fn forward_without_tape(model: &Llama, pass: Pass<'_>, clock: Option<&DropoutClo
     let mut x = plain.embed(pass.batch.inputs.clone().inner());
     for block in &plain.model.layers {
         parts.push(Part { input: Some(leaf_of(x.clone())), output: None, clock: now() });
-        x = block.forward(x, heads, &rope);
+        x = block.forward(x, heads, pass.rope);
     }
     if let Some(clock) = clock {
         clock.drop_off_tape(false);

@@ -349,10 +349,10 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
 
     /// The first part of the forward pass whose output is not finite.
     fn first_not_finite(&self, model: &Llama, batches: &[Batch]) -> Option<String> {
-        let (model, rope) = (model.valid(), self.rope.inner());
+        let model = model.valid();
         let mut found = None;
         for batch in batches {
-            let logits = model.forward_watched(batch.inputs.clone().inner(), &rope, |name, x| {
+            let logits = model.forward_watched(batch.inputs.clone().inner(), &self.rope, |name, x| {
                 if found.is_none() && !all_finite(x) {
                     found = Some(name.to_owned());
                 }

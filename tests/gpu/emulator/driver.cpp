@@ -39,6 +39,7 @@ struct Ran {
     long times = 0;
     long by_chance = 0; // launches whose sums depend on the order of threads
     double steps = 0;
+    double moved = 0; // bytes
 };
 std::map<std::string, Ran> ran;
 long loaded = 0;
@@ -59,7 +60,7 @@ struct AtEnd {
     ~AtEnd() {
         double steps = 0;
         for (auto &[name, r] : ran) {
-            log("%d ran %ld %.0f %s\n", getpid(), r.times, r.steps, name.c_str());
+            log("%d ran %ld %.0f %.0f %s\n", getpid(), r.times, r.steps, r.moved, name.c_str());
             if (r.by_chance) log("%d by-chance %ld %s\n", getpid(), r.by_chance, name.c_str());
             steps += r.steps;
         }
@@ -263,6 +264,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     for (size_t n = 0; n < kernel.param_sizes.size(); n++) memcpy(aligned + kernel.param_offsets[n], arguments[n], kernel.param_sizes[n]);
     double steps = 1000;
     ptx::added.clear();
+    ptx::moved = 0, ptx::counts_moved = getenv("EMULATED_LOG") != nullptr;
     try {
         // As long as such a measurement wants to take: it does more work until it does.
         if (only_measures(kernel.name)) steps = 2e4;
@@ -275,7 +277,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
         return broken = ptx::ILLEGAL_INSTRUCTION;
     }
     Ran &entry = ran[kernel.name];
-    entry.times++, entry.steps += steps;
+    entry.times++, entry.steps += steps, entry.moved += (double)ptx::moved;
     for (auto &[address, times] : ptx::added)
         if (times > 1) {
             entry.by_chance++;

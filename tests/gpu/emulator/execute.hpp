@@ -141,8 +141,32 @@ inline void check(Warp &w, Space space, u64 address, u32 bytes) {
     }
 }
 
+// Bytes that launches moved between device memory and multiprocessors, in sectors as an H100 moves them, for each instruction
+// of a warp; what a cache would have kept is counted again.
+inline u64 moved = 0;
+inline bool counts_moved = false;
+constexpr u64 SECTOR = 32;
+
+template <Space SPACE> inline void count_moved(Warp &w, const Operand &o, u64 bytes) {
+    if (!counts_moved || (SPACE != GLOBAL && SPACE != GENERIC)) return;
+    u64 seen[LANES];
+    int many = 0;
+    for (int l = 0; l < LANES; l++) {
+        if (!w.on(l)) continue;
+        u64 address = w.at<u64>(o)[l] + o.offset;
+        const char *p = (const char *)address;
+        if (p >= w.shared && p < w.shared + w.shared_bytes) continue;
+        u64 sector = address / SECTOR;
+        bool again = false;
+        for (int k = many; k-- > 0 && !again;) again = seen[k] == sector;
+        if (!again) seen[many++] = sector;
+    }
+    moved += (u64)many * (bytes > SECTOR ? bytes : SECTOR);
+}
+
 template <class T, class S, int N, Space SPACE> void load(Warp &w, const Instr &i) {
     const Operand &from = i.a[N];
+    count_moved<SPACE>(w, from, sizeof(T) * N);
     for (int l = 0; l < LANES; l++) {
         if (!w.on(l)) continue;
         u64 address = w.at<u64>(from)[l] + from.offset;
@@ -157,6 +181,7 @@ template <class T, class S, int N, Space SPACE> void load(Warp &w, const Instr &
 }
 template <class T, int N, Space SPACE> void store(Warp &w, const Instr &i) {
     const Operand &to = i.a[0];
+    count_moved<SPACE>(w, to, sizeof(T) * N);
     for (int l = 0; l < LANES; l++) {
         if (!w.on(l)) continue;
         u64 address = w.at<u64>(to)[l] + to.offset;

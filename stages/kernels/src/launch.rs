@@ -1,0 +1,128 @@
+//! What all kernels share: shapes of launches, and sums over the units of a cube.
+
+use burn::{
+    backend::cubecl::dtype_to_elem_type,
+    tensor::{DType, Shape},
+};
+use burn_cubecl::{kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+/// Units of a cube at most.
+pub(crate) const MOST_UNITS: usize = 256;
+
+/// How rows are read: some numbers at once by each unit, all units of a cube along one row.
+pub(crate) struct Rows {
+    /// Numbers that a unit reads at once, up to 16 bytes of the narrowest type.
+    pub(crate) vector: usize,
+    /// Vectors in a row.
+    pub(crate) vectors: usize,
+    pub(crate) units: CubeDim,
+    /// Planes of a cube.
+    pub(crate) planes: usize,
+}
+
+impl Rows {
+    /// For rows of `width` numbers of these types.
+    pub(crate) fn new(like: &CubeTensor, width: usize, dtypes: &[DType]) -> Self {
+        let vector = widest_vector(width, dtypes);
+        let vectors = width / vector;
+        let plane = like.client.properties().hardware.plane_size_max as usize;
+        let units = vectors.next_multiple_of(plane).clamp(plane, MOST_UNITS);
+        Self { vector, vectors, units: CubeDim::new_1d(units as u32), planes: units / plane }
+    }
+}
+
+/// How many of so many numbers in a row a unit reads at once.
+pub(crate) fn widest_vector(count: usize, dtypes: &[DType]) -> usize {
+    let narrowest = dtypes.iter().map(|dtype| dtype.size()).min().unwrap_or(4);
+    [8, 4, 2].into_iter().find(|n| n * narrowest <= 16 && count.is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// The type of a tensor's numbers, for a kernel.
+pub(crate) fn elem(tensor: &CubeTensor) -> ElemType {
+    dtype_to_elem_type(tensor.dtype)
+}
+
+/// A cube for each of so many pieces of work.
+pub(crate) fn cubes(count: usize) -> CubeCount {
+    CubeCount::Static(count as u32, 1, 1)
+}
+
+/// The narrowest type that can count through all of them.
+pub(crate) fn address(tensors: &[&CubeTensor]) -> AddressType {
+    tensors.iter().map(|tensor| tensor.required_address_type()).max().unwrap_or_default()
+}
+
+pub(crate) fn contiguous<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
+    tensors.map(into_contiguous)
+}
+
+/// A tensor that nothing was written to yet, where another is.
+pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
+}
+
+/// Rows and columns.
+pub(crate) fn sides(matrix: &CubeTensor) -> [usize; 2] {
+    let shape = matrix.meta.shape();
+    [shape[0], shape[1]]
+}
+
+/// The sum of a value of each unit of a plane. Operations of planes are among the units that happen to be there: those that
+/// had less to do before must be waited for.
+#[cube]
+pub(crate) fn whole_plane_sum(value: f32) -> f32 {
+    sync_plane();
+    plane_sum(value)
+}
+
+/// The largest of a value of each unit of a plane.
+#[cube]
+pub(crate) fn whole_plane_max(value: f32) -> f32 {
+    sync_plane();
+    plane_max(value)
+}
+
+/// The sum of a value of each unit, for all units. The planes are added up in their order.
+#[cube]
+pub(crate) fn cube_sum(value: f32, #[comptime] planes: usize) -> f32 {
+    let of_plane = whole_plane_sum(value);
+    if comptime!(planes == 1) {
+        of_plane
+    } else {
+        let mut shared = Shared::<[f32]>::new_slice(planes);
+        if UNIT_POS_PLANE == 0 {
+            shared[PLANE_POS as usize] = of_plane;
+        }
+        sync_cube();
+        let mut sum = 0.0f32;
+        #[unroll]
+        for plane in 0..planes {
+            sum += shared[plane];
+        }
+        sync_cube();
+        sum
+    }
+}
+
+/// The largest of a value of each unit, for all units.
+#[cube]
+pub(crate) fn cube_max(value: f32, #[comptime] planes: usize) -> f32 {
+    let of_plane = whole_plane_max(value);
+    if comptime!(planes == 1) {
+        of_plane
+    } else {
+        let mut shared = Shared::<[f32]>::new_slice(planes);
+        if UNIT_POS_PLANE == 0 {
+            shared[PLANE_POS as usize] = of_plane;
+        }
+        sync_cube();
+        let mut most = of_plane;
+        #[unroll]
+        for plane in 0..planes {
+            most = most.max(shared[plane]);
+        }
+        sync_cube();
+        most
+    }
+}
