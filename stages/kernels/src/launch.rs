@@ -4,7 +4,11 @@ use burn::{
     backend::cubecl::dtype_to_elem_type,
     tensor::{DType, Shape},
 };
-use burn_cubecl::{kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use burn_cubecl::{
+    kernel::into_contiguous,
+    ops::numeric::{empty_device_contiguous_dtype, empty_device_dtype},
+    tensor::CubeTensor,
+};
 use cubecl::prelude::*;
 
 /// Units of a cube at most.
@@ -60,6 +64,39 @@ pub(crate) fn contiguous<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTenso
 /// A tensor that nothing was written to yet, where another is.
 pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
+}
+
+/// The same with rows as far apart as the device likes them.
+pub(crate) fn empty_pitched(like: &CubeTensor, shape: [usize; 2], dtype: DType) -> CubeTensor {
+    empty_device_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
+}
+
+/// Matrices of one shape and type whose rows may lie apart.
+pub(crate) struct Pitched<const N: usize> {
+    pub(crate) tensors: [CubeTensor; N],
+    /// Vectors from one row to the next, of each.
+    pub(crate) pitches: [usize; N],
+    pub(crate) rows: usize,
+    /// Vectors of a row, the last of which may reach into what lies between rows.
+    pub(crate) vectors: usize,
+    /// Numbers in a vector.
+    pub(crate) vector: usize,
+}
+
+impl<const N: usize> Pitched<N> {
+    pub(crate) fn new(tensors: [CubeTensor; N]) -> Self {
+        let tensors =
+            tensors.map(|tensor| if tensor.meta.strides()[1] == 1 { tensor } else { into_contiguous(tensor) });
+        let ([rows, width], size) = (sides(&tensors[0]), tensors[0].dtype.size());
+        let pitches = tensors.each_ref().map(|tensor| tensor.meta.strides()[0]);
+        let fits = |n: &usize| {
+            let room = |pitch: &usize| pitch.is_multiple_of(*n) && *pitch >= width.next_multiple_of(*n);
+            n * size <= 16 && pitches.iter().all(room)
+        };
+        let vector = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
+        let pitches = pitches.map(|pitch| pitch / vector);
+        Self { tensors, pitches, rows, vectors: width.div_ceil(vector), vector }
+    }
 }
 
 /// Rows and columns.

@@ -10,6 +10,7 @@
 
 mod adam;
 mod cross_entropy;
+mod eigen;
 mod heads;
 mod launch;
 mod norm;
@@ -94,6 +95,9 @@ pub trait Kernels: Backend {
     #[fusion(meta = |_| TensorSpec::new(Shape::new([1]), DType::F32))]
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    #[fusion(meta = |matrices| (values_of(matrices), matrices.clone()))]
+    fn eigenvectors(matrices: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+
     #[fusion(meta = |x, _| x.clone())]
     fn limited(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -111,6 +115,11 @@ pub trait Kernels: Backend {
 /// One f32 for each row.
 fn column(matrix: &TensorSpec) -> TensorSpec {
     TensorSpec::new(Shape::new([matrix.shape[0], 1]), DType::F32)
+}
+
+/// A number for each row of each matrix.
+fn values_of(matrices: &TensorSpec) -> TensorSpec {
+    TensorSpec::new(Shape::new([matrices.shape[0], matrices.shape[1]]), DType::F32)
 }
 
 fn split_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> TensorSpec {
@@ -177,6 +186,10 @@ impl Kernels for CubeBackend {
 
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
         norm::squares(x)
+    }
+
+    fn eigenvectors(matrices: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        eigen::vectors(matrices)
     }
 
     fn limited(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -337,4 +350,15 @@ pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
 #[must_use]
 pub fn limited(x: Tensor<1>, factor: Tensor<1>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Kernels>::limited(x.into_dispatch(), factor.into_dispatch()))
+}
+
+/// How many rows the matrices of [`eigenvectors`] may have.
+pub const LARGEST_EIGEN: usize = eigen::LARGEST;
+
+/// Eigenvalues `[k, n]` and eigenvectors, as rows, `[k, n, n]`, in no order, of `k` symmetric and positive semidefinite
+/// matrices `[k, n, n]` in f32. Eigenvalues below a ten millionth of the largest are round-off, their vectors orthogonal.
+#[must_use]
+pub fn eigenvectors(matrices: Tensor<3>) -> (Tensor<2>, Tensor<3>) {
+    let (values, vectors) = <Dispatch as Kernels>::eigenvectors(matrices.into_dispatch());
+    (Tensor::from_dispatch(values), Tensor::from_dispatch(vectors))
 }

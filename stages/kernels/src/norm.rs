@@ -56,7 +56,7 @@ pub(crate) fn squares(x: CubeTensor) -> CubeTensor {
     let count = x.meta.num_elements();
     let vector = widest_vector(count, &[x.dtype]);
     let shared_by = (count / vector).div_ceil(MOST_UNITS).clamp(1, MOST_CUBES);
-    let (sums, sum) = (empty(&x, [shared_by], DType::F32), empty(&x, [1], DType::F32));
+    let sums = empty(&x, [shared_by], DType::F32);
     let planes = MOST_UNITS / x.client.properties().hardware.plane_size_max as usize;
     let units = CubeDim::new_1d(MOST_UNITS as u32);
     sums_of_squares::launch(
@@ -71,6 +71,10 @@ pub(crate) fn squares(x: CubeTensor) -> CubeTensor {
         planes,
         elem(&x),
     );
+    if shared_by == 1 {
+        return sums;
+    }
+    let sum = empty(&x, [1], DType::F32);
     let out = sum.clone().into_buffer_arg();
     sum_of_sums::launch(&x.client, cubes(1), units, sums.into_buffer_arg(), out, shared_by, planes);
     sum

@@ -285,12 +285,11 @@ impl Projection {
     pub fn prepare<'p>(all: impl Iterator<Item = (&'p mut Self, impl FnOnce() -> Tensor<2>)>) {
         let due: Vec<_> = all.filter(|(projection, _)| projection.is_due()).collect();
         let mut due = due.into_iter();
-        loop {
-            let mut group: Vec<_> =
-                due.by_ref().take(at_once()).map(|(projection, gradient)| (projection, gradient())).collect();
-            if group.is_empty() {
-                break;
-            }
+        while let Some((projection, gradient)) = due.next() {
+            let gradient = gradient();
+            let others = at_once(&gradient.device()).saturating_sub(1);
+            let mut group = vec![(projection, gradient)];
+            group.extend(due.by_ref().take(others).map(|(projection, gradient)| (projection, gradient())));
             Self::renew(&mut group);
         }
     }

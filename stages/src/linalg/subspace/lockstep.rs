@@ -98,13 +98,13 @@ fn rotate(all: &[(&Wanted<'_>, f64)], gs: &[Tensor<2>], bases: Vec<Tensor<2>>) -
 }
 
 /// Normal random columns `[dim, count]`.
-fn random(dim: usize, count: usize, seed: u64, like: &Tensor<2>) -> Tensor<2> {
+pub(super) fn random(dim: usize, count: usize, seed: u64, like: &Tensor<2>) -> Tensor<2> {
     let data = TensorData::new(Rng::new(seed).normal(dim * count, 1.0), [dim, count]);
     Tensor::from_data(data, (&like.device(), like.dtype()))
 }
 
 /// Eigenvalues (descending) and eigenvectors of a symmetric matrix.
-fn eigen(symmetric: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), LinalgError> {
+pub(super) fn eigen(symmetric: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), LinalgError> {
     let width = symmetric.nrows();
     let found = symmetric
         .self_adjoint_eigen(faer::Side::Lower)
@@ -115,8 +115,8 @@ fn eigen(symmetric: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), LinalgError> {
 }
 
 /// Of each column the entry largest in magnitude becomes positive.
-fn fix_signs(basis: Tensor<2>) -> Tensor<2> {
-    let (highest, lowest) = (basis.clone().max_dim(0), basis.clone().min_dim(0));
+pub(super) fn fix_signs<const D: usize>(basis: Tensor<D>) -> Tensor<D> {
+    let (highest, lowest) = (basis.clone().max_dim(D - 2), basis.clone().min_dim(D - 2));
     let negative = highest.clone().add(lowest).lower_elem(0.0);
     basis.mul(highest.ones_like().mask_fill(negative, -1.0))
 }

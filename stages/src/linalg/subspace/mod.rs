@@ -1,7 +1,8 @@
 //! The dominant singular subspace of a matrix, for projecting gradients.
 //!
-//! [`Solver::Exact`] takes the full decomposition on the host. [`Solver::Subspace`] runs a block power iteration:
-//! matrix products on the device, Cholesky factors and an eigenproblem of size rank on the host. It starts from the
+//! [`Solver::Exact`] takes the full decomposition on the host. [`Solver::Subspace`] runs a block power iteration. On the CPU
+//! it takes Cholesky factors and solves an eigenproblem of size rank ([`lockstep`]); on a GPU all of it is computed there, and
+//! nothing but four numbers for each matrix is read ([`stacked`]). It starts from the
 //! previous basis where there is one, since the subspace of a gradient drifts slowly, and ends with a Rayleigh-Ritz
 //! rotation, so that its columns approximate singular vectors one by one and not just their span: Adam works on
 //! coordinates, and those depend on the rotation.
@@ -11,8 +12,10 @@
 
 mod lockstep;
 mod orthonormal;
+#[cfg(any(test, feature = "cuda"))]
+mod stacked;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use faer::Mat;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,8 @@ use super::{
     host::{to_device, to_host, to_host_f32},
     svd::{LinalgError, Real, Vectors, vectors},
 };
+#[cfg(feature = "cuda")]
+use crate::ops;
 use crate::ops::{product, total};
 
 /// How a basis is computed.
@@ -94,15 +99,15 @@ pub struct Dominant {
     pub overlap: Option<f64>,
 }
 
-/// How many matrices are best asked for at once: one for each thread of the host, but not so many that what is computed on
-/// the way takes much memory.
+/// How many matrices on a device are best asked for at once: one for each thread of the host where that computes, and some
+/// layers' where matrices of one shape are stacked; but not so many that what is computed on the way takes much memory.
 #[must_use]
-pub fn at_once() -> usize {
-    rayon::current_num_threads().min(8)
+pub fn at_once(device: &Device) -> usize {
+    if *device == Device::flex() { rayon::current_num_threads().min(8) } else { 48 }
 }
 
-/// The dominant subspaces of several matrices, each in the matrix's own type and on its device. For each it is what it is
-/// when asked for by itself, to the bit.
+/// The dominant subspaces of several matrices, each in the matrix's own type and on its device. On the CPU each is what it is
+/// when asked for by itself, to the bit; on a GPU products of stacked matrices may be rounded otherwise than those of one.
 ///
 /// # Errors
 /// Of each, [`LinalgError`] for an empty matrix, NaN or infinity in it, or no convergence.
@@ -119,7 +124,28 @@ pub fn dominant(wanted: Wanted<'_>) -> Result<Dominant, LinalgError> {
     of_all(&[wanted])?.remove(0)
 }
 
+#[cfg(feature = "cuda")]
 fn of_all(wanted: &[Wanted<'_>]) -> Result<Vec<Result<Dominant, LinalgError>>, LinalgError> {
+    let stays = |one: &Wanted<'_>| {
+        let width = one.rank() + one.config.oversample;
+        one.iterates()
+            && ops::on_gpu(one.matrix)
+            && one.matrix.dtype() == DType::F32
+            && width <= sepia_kernels::LARGEST_EIGEN
+    };
+    let mut stacked = stacked::find(&wanted.iter().filter(|one| stays(one)).collect::<Vec<_>>())?.into_iter();
+    let mut found: Vec<Option<Dominant>> =
+        wanted.iter().map(|one| if stays(one) { stacked.next().flatten() } else { None }).collect();
+    let left: Vec<Wanted<'_>> =
+        wanted.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(one, _)| *one).collect();
+    let mut with_host = with_host(&left)?.into_iter();
+    Ok(found.iter_mut().filter_map(|found| found.take().map(Ok).or_else(|| with_host.next())).collect())
+}
+
+#[cfg(not(feature = "cuda"))]
+use with_host as of_all;
+
+fn with_host(wanted: &[Wanted<'_>]) -> Result<Vec<Result<Dominant, LinalgError>>, LinalgError> {
     let iterating: Vec<&Wanted<'_>> = wanted.iter().filter(|one| one.iterates()).collect();
     let energies = read(iterating.iter().map(|one| total(one.matrix.clone().square())).collect())?;
     let usable = iterating.into_iter().zip(energies.iter().copied()).filter(|(_, energy)| is_usable(*energy));

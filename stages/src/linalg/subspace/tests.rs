@@ -192,3 +192,53 @@ fn nearly_dependent_columns_are_told_from_columns_of_different_length() {
         assert_orthonormal(&orthonormal::orthonormal(vec![y]).unwrap()[0]);
     }
 }
+
+/// With the host in the place of the kernel for eigenvectors, where there is no GPU.
+#[test]
+fn stacked_matrices_have_the_subspaces_that_each_has_by_itself() {
+    let one = SubspaceConfig::default();
+    for (m, n) in [(48, 96), (96, 48)] {
+        for side in [Vectors::Left, Vectors::Right] {
+            let matrices: Vec<_> = (0..3).map(|k| falling(m, n, 20 + k, DType::F32)).collect();
+            let first: Vec<_> = matrices.iter().map(|g| wanted(g, side, 12, &one, None, 5)).collect();
+            let found = stacked::find(&first.iter().collect::<Vec<_>>()).unwrap();
+            let bases: Vec<_> = found.into_iter().map(|found| found.unwrap()).collect();
+            let moved: Vec<_> =
+                (0..3).map(|k| matrices[k].clone() + falling(m, n, 30 + k as u64, DType::F32) * 0.01).collect();
+            let again: Vec<_> =
+                moved.iter().zip(&bases).map(|(g, basis)| wanted(g, side, 12, &one, Some(&basis.basis), 6)).collect();
+            let again = stacked::find(&again.iter().collect::<Vec<_>>()).unwrap();
+            for (k, found) in bases.iter().chain(again.iter().flatten()).enumerate() {
+                let g = if k < 3 { &matrices[k] } else { &moved[k - 3] };
+                let exact = dominant(wanted(g, side, 12, &config(Solver::Exact), None, 0)).unwrap();
+                assert!(found.captured >= 0.999 * exact.captured, "{} of {}", found.captured, exact.captured);
+                assert!(found.captured <= exact.captured + 1e-5);
+                assert_orthonormal(&found.basis);
+                assert_signs(&found.basis);
+                assert_eq!(found.overlap.is_some(), k >= 3);
+                assert!(found.overlap.is_none_or(|overlap| overlap > 0.9 && overlap < 1.00001));
+                // The largest singular vectors one by one.
+                let difference = flat(&exact.basis.narrow(1, 0, 2).sub(found.basis.clone().narrow(1, 0, 2)));
+                assert!(difference.iter().all(|entry| entry.abs() < 2e-3), "{difference:?}");
+            }
+            assert_eq!(again.len(), 3);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_stay_on_the_device_is_left_to_the_host() {
+    let thin = falling(40, 3, 7, DType::F32);
+    let all = SubspaceConfig::default();
+    let nan = falling(40, 40, 1, DType::F32).mul_scalar(f64::NAN);
+    let [low, good] = [thin.clone().matmul(thin.transpose()), falling(40, 40, 2, DType::F32)];
+    let zero = low.zeros_like();
+    let matrices = [low, good, nan, zero];
+    let asked: Vec<_> = matrices.iter().map(|g| wanted(g, Vectors::Left, 8, &all, None, 1)).collect();
+    let found = stacked::find(&asked.iter().collect::<Vec<_>>()).unwrap();
+    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false, false]);
+    let found = dominant_of_all(&asked);
+    assert_orthonormal(&found[0].as_ref().unwrap().basis);
+    assert!(found[2].is_err());
+    assert_eq!(found[3].as_ref().unwrap().captured, 1.0);
+}
