@@ -98,16 +98,21 @@ def measure(model, optimizer, args):
     cos, sin = rope_tables(args.seq, PRESETS[args.preset][0] // PRESETS[args.preset][3], args.device)
     scaler = torch.amp.GradScaler(args.device.split(":")[0], enabled=args.dtype == "f16")
     seconds = []
+
+    def forward():
+        tokens = torch.randint(args.vocab, (args.batch, args.seq + 1)).to(args.device)
+        with torch.autocast(args.device.split(":")[0], dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(tokens[:, :-1], cos, sin, dtype)
+        return F.cross_entropy(logits.float().view(-1, args.vocab), tokens[:, 1:].reshape(-1))
+
     for step in range(WARM_UP + args.steps):
         if cuda:
             torch.cuda.synchronize()
         begin = time.perf_counter()
-        tokens = torch.randint(args.vocab, (args.batch, args.seq + 1)).to(args.device)
-        with torch.autocast(args.device.split(":")[0], dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(tokens[:, :-1], cos, sin, dtype)
-        loss = F.cross_entropy(logits.float().view(-1, args.vocab), tokens[:, 1:].reshape(-1))
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        for _ in range(args.accum):
+            loss = forward()
+            scaler.scale(loss / args.accum).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
@@ -136,6 +141,7 @@ def main():
     parser.add_argument("--preset", choices=PRESETS, default="bench")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accum", type=int, default=1, help="batches of an update")
     parser.add_argument("--seq", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--compile", action="store_true")
@@ -150,7 +156,7 @@ def main():
     for name, options in (("default", {}), ("fused", {"fused": True})):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6, weight_decay=0.0, **options)
         seconds, loss = measure(called, optimizer, args)
-        rates = sorted(args.batch * args.seq / second for second in seconds)
+        rates = sorted(args.accum * args.batch * args.seq / second for second in seconds)
         state = sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values() if t.dim() > 0)
         found.append({
             "optimizer": name,

@@ -1,4 +1,4 @@
-//! Sepia's stages: data, models, training methods and analyses. The only crate that names burn.
+//! Sepia's stages: data, models, training methods and analyses. With `sepia-kernels`, the only crate that names burn.
 //!
 //! [`REGISTRY`] lists the stage kinds, [`method::METHODS`] the training methods. What they are made of lies beside them:
 //! [`data`] (texts and tokens), [`model`] (one complete model per file), [`ops`] (the model's operations, with fused forms

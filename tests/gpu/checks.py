@@ -19,12 +19,16 @@ import time
 from verdicts import Verdicts, metrics
 
 SEQ_LEN = 256
-# Windows per update that fit an 80 GB GPU in bf16, by preset.
+# Windows at once that fit an 80 GB GPU in bf16, by preset, and how many of an update, of which 512 are published (GaLore,
+# appendix C.1): what a method does once an update counts as much here as it does there.
 BATCH = {"60m": 128, "130m": 64, "350m": 32, "1b": 16}
+WINDOWS = 512
+# Updates between two bases: as published, and where they are timed.
+GAP, TIMED_GAP = 200, 4
 METHODS = {
     "full": '{ name = "full" }',
-    "galore": '{ name = "galore", rank = RANK, update_proj_gap = 200 }',
-    "fira": '{ name = "fira", rank = RANK, update_proj_gap = 200 }',
+    "galore": '{ name = "galore", rank = RANK, update_proj_gap = GAP }',
+    "fira": '{ name = "fira", rank = RANK, update_proj_gap = GAP }',
     # Masks of dropout differ between CPU and GPU, and ranks of merges are found on the host.
     "relora": '{ name = "relora", rank = RANK, dropout = 0.0, record_rank = false }',
 }
@@ -32,7 +36,7 @@ METHODS = {
 RANK = {"60m": 128, "130m": 256, "350m": 256, "1b": 512}
 # Weights and optimiser state in bf16, as in the public code of GaLore: with `dtype = "bf16"`.
 NARROW = 'weights_dtype = "bf16"\nstate_dtype = "bf16"\n'
-EIGHT = '{ name = "galore", rank = RANK, update_proj_gap = 200, optimizer = "adam8bit" }'
+EIGHT = '{ name = "galore", rank = RANK, update_proj_gap = GAP, optimizer = "adam8bit" }'
 # What is measured besides: program, method, and what is written beside it.
 NARROW_ROWS = [
     ("sepia full, bf16 weights", METHODS["full"], NARROW),
@@ -45,6 +49,11 @@ PUBLISHED_1B = 4.38e9
 THREADS = min(8, os.cpu_count() or 1)
 # Sizes of a trial run of this script, which measures nothing.
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"
+
+
+def method_of(body, rank, gap=GAP):
+    """A method of a manifest."""
+    return body.replace("RANK", str(rank)).replace("GAP", str(gap))
 
 
 class Checks(Verdicts):
@@ -107,7 +116,7 @@ resources = {{ threads = {THREADS} }}
         """The loss curves of CPU and GPU agree: at first to rounding, later as far as chaos lets them."""
         steps = 6 if self.args.tiny else 60
         for method in METHODS:
-            body = METHODS[method].replace("RANK", "8" if self.args.tiny else "32")
+            body = method_of(METHODS[method], 8 if self.args.tiny else 32)
             train = f'''
 {self.model()}
 method = {body}
@@ -128,7 +137,7 @@ log_every = 1
 
     def half_precision(self):
         """Weights and state in bf16, and the loss scale of f16, at a size that a CPU computes in 16 bits."""
-        galore = METHODS["galore"].replace("RANK", "8").replace("200", "5")
+        galore = method_of(METHODS["galore"], 8, gap=5)
         for dtype, method, more in (("bf16", galore, NARROW), ("f16", METHODS["full"], "")):
             sizes = f"model = {TINY}\nseq_len = 16\nbatch_size = 4\n"
             train = f"{sizes}{more}method = {method}\nmax_steps = 12\nlog_every = 1\n"
@@ -199,7 +208,8 @@ max_steps = {self.args.resume_updates}
                 rows.append((preset, program, *self.measured(preset, len(rows), body, more)))
             for mode in ("eager", "compile") if self.args.python else ():
                 rows.append((preset, f"pytorch {mode}", *self.pytorch(preset, mode)))
-        print(f"\n| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
+        print(f"\n{WINDOWS} windows of {SEQ_LEN} tokens an update, new bases every {GAP} updates:\n" if not self.args.tiny else "")
+        print(f"| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
         print("| --- | --- | ---: | ---: | ---: | ---: |")
         for preset, program, rate, memory, state in rows:
             eager = next((r[2] for r in rows if r[0] == preset and r[1] == "pytorch eager"), None)
@@ -211,14 +221,15 @@ max_steps = {self.args.resume_updates}
     def measured(self, preset, number, body, more):
         """Tokens per second, peak device memory and optimiser state of some updates.
 
-        New bases are made every 10 updates, so that some are measured, and counted every 200."""
-        sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}"
+        New bases are made often, so that some are measured, and counted as often as is published."""
+        sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}\ngrad_accum = {WINDOWS // BATCH[preset]}"
+        tokens = 2 * 16 if self.args.tiny else WINDOWS * SEQ_LEN
         model = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}'
         train = f'''
 {self.model() if self.args.tiny else model}
-{more}method = {body.replace("RANK", "8" if self.args.tiny else str(RANK[preset])).replace("200", "10")}
+{more}method = {method_of(body, 8 if self.args.tiny else RANK[preset], gap=TIMED_GAP)}
 max_steps = {self.args.steps}
-log_every = 5
+log_every = 1
 '''
         path, store = self.manifest(f"speed-{preset}-{number}", train, self.args.device, self.args.dtype), self.store("speed")
         planned = json.loads(self.sepia("plan", str(path), "--store", store, "--format", "json").stdout)
@@ -227,15 +238,16 @@ log_every = 5
         if done.returncode != 0:
             print(done.stderr, file=sys.stderr)
             return None, None, None
-        # The first readings pay for kernels that are tuned and compiled.
-        rates = metrics(store, "tokens_per_second")[2:]
-        rate = statistics.median(rates)
+        seconds = [tokens / rate for rate in metrics(store, "tokens_per_second")]
+        # The first updates pay for kernels that are tuned and compiled, and so does the first new basis after the first one.
+        renews = lambda update: "update_proj_gap" in body and update % TIMED_GAP == 0
+        plain = statistics.median(time for update, time in enumerate(seconds) if update > 1 and not renews(update))
+        rate = tokens / plain
         if "update_proj_gap" in body:
-            # Of 5 updates each, with a new basis and without.
-            renewed, plain = (statistics.median(1 / rate for rate in rates[first::2]) for first in (0, 1))
-            tokens = 5 * (2 * 16 if self.args.tiny else BATCH[preset] * SEQ_LEN)
-            print(f"          {path.stem}: {max(renewed - plain, 0) * tokens:.3f} s for new bases of all matrices")
-            rate = 40 / (39 * plain + max(renewed, plain))
+            renewed = [time for update, time in enumerate(seconds) if update > TIMED_GAP and renews(update)]
+            extra = max(statistics.median(renewed) - plain, 0)
+            print(f"          {path.stem}: {extra:.3f} s for new bases of all matrices, {plain:.3f} s for an update")
+            rate = tokens / (plain + extra / GAP)
         memory, (state,) = metrics(store, "peak_device_memory_bytes"), metrics(store, "optimizer_state_bytes")
         predicted = estimate["optimizer_state_bytes"]
         self.judge(f"{path.stem}: optimiser state as predicted", state == predicted, f"{state:,.0f} of {predicted:,} bytes")
@@ -249,7 +261,7 @@ log_every = 5
         batch, seq, vocab = (2, 16, 256) if self.args.tiny else (BATCH[preset], SEQ_LEN, 32000)
         command = [self.args.python, str(script), "--device", self.args.device, "--dtype", self.args.dtype, "--json",
                    "--preset", "9m" if self.args.tiny else preset, "--batch", str(batch), "--seq", str(seq),
-                   "--vocab", str(vocab), "--steps", str(self.args.steps)]
+                   "--vocab", str(vocab), "--steps", "6", "--accum", str(1 if self.args.tiny else WINDOWS // batch)]
         done = subprocess.run(command + (["--compile"] if mode == "compile" else []), capture_output=True, text=True)
         if done.returncode != 0:
             print(done.stderr[-2000:], file=sys.stderr)
@@ -269,7 +281,7 @@ def main():
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has PyTorch; empty leaves PyTorch out")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes: shows that this script runs to its end")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=3 * TIMED_GAP + 1, help="updates of which the speed is measured")
     parser.add_argument("--resume-updates", type=int, default=600, help="of a run that is stopped in its middle")
     checks = Checks(parser.parse_args())
     listed = json.loads(checks.sepia("devices", "--format", "json").stdout)

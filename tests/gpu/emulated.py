@@ -123,7 +123,7 @@ class Emulated(Verdicts):
         """What a real GPU is checked with."""
         script = pathlib.Path(__file__).parent / "checks.py"
         command = [sys.executable, str(script), "--sepia", self.args.sepia, "--work", str(self.work), "--data", str(self.text),
-                   "--tiny", "--presets", "60m", "--python", "", "--resume-updates", "12", "--steps", "20"]
+                   "--tiny", "--presets", "60m", "--python", "", "--resume-updates", "12"]
         done = subprocess.run(command, env=self.environment())
         self.judge("the checks for GPUs", done.returncode == 0, f"exit {done.returncode}")
 

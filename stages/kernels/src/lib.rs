@@ -5,10 +5,11 @@
 //! on other devices and what they are tested against. All of them read 16-bit numbers or f32 and compute in f32. Sums are in
 //! an order that depends on the shapes alone, so results are the same from run to run.
 //!
-//! burn defers what it is asked for and fuses it; through [`Kernels`] it takes these as they are, in their place.
+//! burn defers what it is asked for and fuses it; it takes these as they are, in their place.
 #![cfg(feature = "cuda")]
 
 mod adam;
+mod backend;
 mod cross_entropy;
 mod eigen;
 mod heads;
@@ -17,210 +18,17 @@ mod norm;
 mod rms_norm;
 mod softmax;
 mod swiglu;
+mod update;
 
 use burn::{
-    backend::{
-        Backend, Dispatch, backend_extension,
-        fusion::custom::TensorSpec,
-        tensor::{FloatTensor, IntTensor},
-    },
-    tensor::{DType, Int, Shape, Tensor},
+    backend::Dispatch,
+    tensor::{Int, Tensor},
 };
-use burn_cubecl::CubeBackend;
 
 pub use adam::Adam;
+pub use backend::Kernels;
 pub use heads::Turn;
-
-/// Each kernel by its name, on a backend's own tensors, which are matrices. See the functions of this crate.
-#[backend_extension(Cube, Fusion)]
-#[expect(missing_docs, reason = "the functions of this crate say what each of these does")]
-pub trait Kernels: Backend {
-    #[fusion(meta = |logits, _| (column(logits), column(logits)))]
-    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    #[fusion(meta = |logits, _, _, _| logits.clone())]
-    fn cross_entropy_backward(
-        logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        log_sum: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-
-    #[fusion(meta = |x, _, _| (x.clone(), column(x)))]
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    #[fusion(meta = |x, gain, _, _| (x.clone(), TensorSpec::new(gain.shape.clone(), DType::F32)))]
-    fn rms_norm_backward(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        inverses: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    #[fusion(meta = |x, _, _, sizes, _, _| split_shape(x, sizes))]
-    fn split_heads(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        sizes: [usize; 4],
-        turn: Turn,
-        factor: f32,
-    ) -> FloatTensor<Self>;
-
-    #[fusion(meta = |x, _, _, sizes, _, _| joined_shape(x, sizes))]
-    fn join_heads(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        sizes: [usize; 4],
-        turn: Turn,
-        factor: f32,
-    ) -> FloatTensor<Self>;
-
-    #[fusion(meta = |scores| scores.clone())]
-    fn causal_softmax(scores: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    #[fusion(meta = |p, _| p.clone())]
-    fn causal_softmax_backward(p: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    #[fusion(meta = |param, _, m, v, _| (param.clone(), m.clone(), v.clone()))]
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        m: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        adam: Adam,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-
-    #[fusion(meta = |_| TensorSpec::new(Shape::new([1]), DType::F32))]
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    #[fusion(meta = |matrices| (values_of(matrices), matrices.clone()))]
-    fn eigenvectors(matrices: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    #[fusion(meta = |x, _| x.clone())]
-    fn limited(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    #[fusion(meta = |gate, _| gate.clone())]
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    #[fusion(meta = |gate, up, _| (gate.clone(), up.clone()))]
-    fn swiglu_backward(
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-}
-
-/// One f32 for each row.
-fn column(matrix: &TensorSpec) -> TensorSpec {
-    TensorSpec::new(Shape::new([matrix.shape[0], 1]), DType::F32)
-}
-
-/// A number for each row of each matrix.
-fn values_of(matrices: &TensorSpec) -> TensorSpec {
-    TensorSpec::new(Shape::new([matrices.shape[0], matrices.shape[1]]), DType::F32)
-}
-
-fn split_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> TensorSpec {
-    TensorSpec::new(Shape::new([*batch, *n_head, *seq, *head_dim]), x.dtype)
-}
-
-fn joined_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> TensorSpec {
-    TensorSpec::new(Shape::new([batch * seq, n_head * head_dim]), x.dtype)
-}
-
-impl Kernels for CubeBackend {
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        rms_norm::forward(x, gain, eps)
-    }
-
-    fn rms_norm_backward(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        inverses: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        rms_norm::backward(x, gain, inverses, grad)
-    }
-
-    fn split_heads(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        sizes: [usize; 4],
-        turn: Turn,
-        factor: f32,
-    ) -> FloatTensor<Self> {
-        heads::split(x, [cos, sin], sizes, turn, factor)
-    }
-
-    fn join_heads(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        sizes: [usize; 4],
-        turn: Turn,
-        factor: f32,
-    ) -> FloatTensor<Self> {
-        heads::join(x, [cos, sin], sizes, turn, factor)
-    }
-
-    fn causal_softmax(scores: FloatTensor<Self>) -> FloatTensor<Self> {
-        softmax::forward(scores)
-    }
-
-    fn causal_softmax_backward(p: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        softmax::backward(p, grad)
-    }
-
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        m: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        adam: Adam,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        adam::step([param, grad, m, v], adam)
-    }
-
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        norm::squares(x)
-    }
-
-    fn eigenvectors(matrices: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        eigen::vectors(matrices)
-    }
-
-    fn limited(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
-        norm::limit(x, factor)
-    }
-
-    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        cross_entropy::forward(logits, targets)
-    }
-
-    fn cross_entropy_backward(
-        logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        log_sum: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        cross_entropy::backward(logits, targets, log_sum, grad)
-    }
-
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        swiglu::forward(gate, up)
-    }
-
-    fn swiglu_backward(
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        swiglu::backward(gate, up, grad)
-    }
-}
+pub use update::Rates;
 
 /// The loss of each row, `-log softmax(logits)[target]`, and the logarithm of its sum of exponentials: logits `[n, width]` and
 /// targets `[n, 1]` below `width` to two of `[n, 1]`. The logits are read once.
@@ -350,6 +158,26 @@ pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
 #[must_use]
 pub fn limited(x: Tensor<1>, factor: Tensor<1>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Kernels>::limited(x.into_dispatch(), factor.into_dispatch()))
+}
+
+/// `(weight - (rates.one * one + rates.two / divisor * two)) * rates.keep`, with a divisor `[1, 1]`; all in f32.
+#[must_use]
+pub fn subtract_two(weight: Tensor<2>, one: Tensor<2>, two: Tensor<2>, divisor: Tensor<2>, rates: Rates) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::subtract_two(
+        weight.into_dispatch(),
+        one.into_dispatch(),
+        two.into_dispatch(),
+        divisor.into_dispatch(),
+        rates,
+    ))
+}
+
+/// `(gradient - share * up) * phi`, with phi `[1, n]`, `[m, 1]` or `[1, 1]`, and the sum of its squares `[1]`; all in f32.
+#[must_use]
+pub fn residual(gradient: Tensor<2>, up: Tensor<2>, phi: Tensor<2>, share: f32) -> (Tensor<2>, Tensor<1>) {
+    let (residual, squares) =
+        <Dispatch as Kernels>::residual(gradient.into_dispatch(), up.into_dispatch(), phi.into_dispatch(), share);
+    (Tensor::from_dispatch(residual), Tensor::from_dispatch(squares))
 }
 
 /// How many rows the matrices of [`eigenvectors`] may have.

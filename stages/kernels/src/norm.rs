@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use crate::launch::{MOST_UNITS, address, contiguous, cube_sum, cubes, elem, empty, widest_vector};
 
 /// Cubes that share a tensor, at most.
-const MOST_CUBES: usize = 1024;
+pub(crate) const MOST_CUBES: usize = 1024;
 
 /// What each cube finds, which goes through the tensor in steps of all cubes' size.
 #[cube(launch, address_type = "dynamic")]
@@ -57,27 +57,43 @@ pub(crate) fn squares(x: CubeTensor) -> CubeTensor {
     let vector = widest_vector(count, &[x.dtype]);
     let shared_by = (count / vector).div_ceil(MOST_UNITS).clamp(1, MOST_CUBES);
     let sums = empty(&x, [shared_by], DType::F32);
-    let planes = MOST_UNITS / x.client.properties().hardware.plane_size_max as usize;
-    let units = CubeDim::new_1d(MOST_UNITS as u32);
     sums_of_squares::launch(
         &x.client,
         cubes(shared_by),
-        units,
+        CubeDim::new_1d(MOST_UNITS as u32),
         address(&[&x]),
         vector,
         x.clone().into_buffer_arg(),
         sums.clone().into_buffer_arg(),
         count / vector,
-        planes,
+        planes_of(&x),
         elem(&x),
     );
-    if shared_by == 1 {
+    sum_of(sums)
+}
+
+/// `[1]` of `[n]`.
+pub(crate) fn sum_of(sums: CubeTensor) -> CubeTensor {
+    let count = sums.meta.num_elements();
+    if count == 1 {
         return sums;
     }
-    let sum = empty(&x, [1], DType::F32);
-    let out = sum.clone().into_buffer_arg();
-    sum_of_sums::launch(&x.client, cubes(1), units, sums.into_buffer_arg(), out, shared_by, planes);
+    let sum = empty(&sums, [1], DType::F32);
+    sum_of_sums::launch(
+        &sum.client,
+        cubes(1),
+        CubeDim::new_1d(MOST_UNITS as u32),
+        sums.into_buffer_arg(),
+        sum.clone().into_buffer_arg(),
+        count,
+        planes_of(&sum),
+    );
     sum
+}
+
+/// Of a cube of all its units.
+fn planes_of(like: &CubeTensor) -> usize {
+    MOST_UNITS / like.client.properties().hardware.plane_size_max as usize
 }
 
 #[cube(launch, address_type = "dynamic")]

@@ -87,7 +87,9 @@ fn normed_backward<F: Float, G: Float, N: Size>(
         sums[at] = Vector::new(0.0f32);
         at += CUBE_DIM as usize;
     }
-    for row in CUBE_POS * rows_of_cube..(CUBE_POS + 1) * rows_of_cube {
+    let mut row = CUBE_POS * rows_of_cube;
+    let end = row + rows_of_cube;
+    while row < end {
         if row < rows {
             let begin = row * vectors;
             let inverse = inverses[row];
@@ -96,7 +98,7 @@ fn normed_backward<F: Float, G: Float, N: Size>(
             while at < vectors {
                 let x = Vector::<f32, N>::cast_from(x[begin + at]) * Vector::new(inverse);
                 let product = Vector::<f32, N>::cast_from(grad[begin + at]) * x;
-                sums[at] = sums[at] + product;
+                sums[at] += product;
                 let product = product * Vector::cast_from(gain[at]);
                 #[unroll]
                 for k in 0..N::value() {
@@ -113,6 +115,7 @@ fn normed_backward<F: Float, G: Float, N: Size>(
                 at += CUBE_DIM as usize;
             }
         }
+        row += 1;
     }
     let mut at = UNIT_POS as usize;
     while at < vectors {

@@ -1,14 +1,15 @@
-//! The operations that models are made of, each in two forms.
+//! The operations that models are made of, each with forms for several devices.
 //!
-//! The *plain* form is written in burn's tensor operations and runs on every device. The *fused* form is used on the CPU
-//! in f32: a forward and a backward pass over slices, which reads and writes each value once where the plain form makes
-//! a tensor for every step between. Tests hold the two together. `fused` is the bridge to burn's autodiff, `kernel` what
-//! the fused forms share.
+//! The *fused* form is used on the CPU in f32: a forward and a backward pass over slices, which reads and writes each value
+//! once where burn's operations make a tensor for every step between. `fused` is the bridge to burn's autodiff, `kernel` what
+//! the fused forms share. They give the same bits whatever the number of threads: work is cut into pieces of a fixed size, and
+//! sums over pieces are added in their order.
 //!
-//! In half precision the plain form runs, on every device; [`precision`](is_half) says what stays in f32.
+//! Everywhere else an operation of a language model is `taped`: written in burn's tensor operations, with a backward pass of
+//! its own; on a GPU each pass is a kernel of `sepia_kernels`. What only classifiers need has a *plain* form there, which is
+//! left to autodiff. [`precision`](is_half) says what stays in f32 in half precision.
 //!
-//! Fused forms give the same bits whatever the number of threads: work is cut into pieces of a fixed size, and sums over
-//! pieces are added in their order.
+//! Tests hold all forms together; with `SEPIA_TEST_CUDA=1` they run on a GPU.
 
 mod attention;
 mod batch_norm;

@@ -58,6 +58,12 @@ pub fn subtract_two(
     (two, divisor, rate_two): (Tensor<2>, Option<Tensor<2>>, f64),
     keep: f64,
 ) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if on_gpu(&weight) {
+        let divisor = divisor.unwrap_or_else(|| Tensor::ones([1, 1], &weight.device()));
+        let rates = sepia_kernels::Rates { one: rate_one as f32, two: rate_two as f32, keep: keep as f32 };
+        return sepia_kernels::subtract_two(weight, one, two, divisor, rates);
+    }
     match (on_host(weight), on_host(one), on_host(two), divisor.map(on_host)) {
         (Ok(mut weight), Ok(one), Ok(two), divisor @ (None | Some(Ok(_)))) => {
             let divisor = divisor.and_then(Result::ok).map_or(1.0, |divisor| divisor.storage::<f32>()[0]);
@@ -92,6 +98,11 @@ pub fn subtract_two(
 /// `(gradient - share * up) * phi`, with phi `[1, n]`, `[m, 1]` or `[1, 1]`, and its Frobenius norm `[1, 1]`.
 #[must_use]
 pub fn residual(gradient: &Tensor<2>, up: Tensor<2>, share: f64, phi: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    #[cfg(feature = "cuda")]
+    if on_gpu(gradient) {
+        let (residual, squares) = sepia_kernels::residual(gradient.clone(), up, phi, share as f32);
+        return (residual, squares.sqrt().reshape([1, 1]));
+    }
     let ([_, columns], [phi_rows, phi_columns], device) = (gradient.dims(), phi.dims(), gradient.device());
     match (on_host(gradient.clone()), on_host(up), on_host(phi)) {
         (Ok(gradient), Ok(mut up), Ok(phi)) => {
