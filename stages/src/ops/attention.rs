@@ -104,7 +104,8 @@ pub fn causal_attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, 
     }
 }
 
-/// Keeps the probabilities: `batch * n_head * seq^2` numbers of the type that is computed in.
+/// As in the fused form, probabilities are computed again in the backward pass, from the same numbers to the same bits: kept,
+/// `n_head * seq` numbers a token, they would soon be more than all else that a block keeps.
 #[derive(Debug)]
 struct TapedAttention {
     heads: Heads,
@@ -164,8 +165,9 @@ impl TapedAttention {
         sepia_kernels::Moved { sizes, cos: &self.rope.cos, sin: &self.rope.sin, turn, factor: factor as f32 }
     }
 
-    /// Probabilities from scores, `[batch, n_head, seq, seq]`.
-    fn softmax(&self, scores: Tensor<4>) -> Tensor<4> {
+    /// `[batch, n_head, seq, seq]`.
+    fn probabilities(&self, q: &Tensor<4>, k: &Tensor<4>) -> Tensor<4> {
+        let scores = product(q.clone(), k.clone().swap_dims(2, 3));
         #[cfg(feature = "cuda")]
         if on_gpu(&scores) {
             return sepia_kernels::causal_softmax(scores);
@@ -188,17 +190,18 @@ impl TapedAttention {
 }
 
 impl Taped<3> for TapedAttention {
-    /// Turned and scaled queries, turned keys, values, and probabilities.
-    type Saved = [Tensor<4>; 4];
+    /// Turned and scaled queries, turned keys, and values.
+    type Saved = [Tensor<4>; 3];
 
     fn forward(&self, [q, k, v]: [Tensor<2>; 3]) -> (Tensor<2>, Self::Saved) {
         let (q, k) = (self.split(q, Turn::On, self.scale()), self.split(k, Turn::On, 1.0));
         let v = self.split(v, Turn::No, 1.0);
-        let p = self.softmax(product(q.clone(), k.clone().swap_dims(2, 3)));
-        (self.join(product(p.clone(), v.clone()), Turn::No, 1.0), [q, k, v, p])
+        let p = self.probabilities(&q, &k);
+        (self.join(product(p, v.clone()), Turn::No, 1.0), [q, k, v])
     }
 
-    fn backward(&self, [q, k, v, p]: Self::Saved, grad: Tensor<2>, _: [bool; 3]) -> [Option<Tensor<2>>; 3] {
+    fn backward(&self, [q, k, v]: Self::Saved, grad: Tensor<2>, _: [bool; 3]) -> [Option<Tensor<2>>; 3] {
+        let p = self.probabilities(&q, &k);
         let grad = self.split(grad, Turn::No, 1.0);
         let for_v = product(p.clone().swap_dims(2, 3), grad.clone());
         let for_scores = Self::softmax_backward(p, product(grad, v.swap_dims(2, 3)));

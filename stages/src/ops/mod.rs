@@ -52,6 +52,7 @@ pub use update::{residual, subtract, subtract_two};
 
 pub(crate) use fused::{on_host, to_tensor};
 pub(crate) use kernel::{PIECE, scale, simd, sum_of_squares};
+pub(crate) use taped::backward_from;
 #[cfg(feature = "cuda")]
 pub(crate) use taped::on_gpu;
 pub(crate) use update::limited;

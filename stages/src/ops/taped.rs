@@ -19,7 +19,7 @@ use burn::{
         },
         tensor::FloatTensor,
     },
-    tensor::{Device, Tensor},
+    tensor::{Device, Gradients as Tape, Tensor},
 };
 
 /// An operation with a backward pass of its own. No tensor that it sees is tracked.
@@ -50,6 +50,27 @@ pub(super) fn run<const N: usize, T: Taped<N>>(operation: T, inputs: [Tensor<2>;
 #[cfg(feature = "cuda")]
 pub(crate) fn on_gpu<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.device() != Device::flex() && tensor.dtype() != DType::F64
+}
+
+/// The backward pass from an output whose gradient is known.
+pub(crate) fn backward_from(output: Tensor<2>, grad: Tensor<2>) -> Tape {
+    run(Known(grad), [output]).backward()
+}
+
+/// Nothing is computed of the output: what is gone back from has the gradient 1, whatever its value.
+#[derive(Debug)]
+struct Known(Tensor<2>);
+
+impl Taped<1> for Known {
+    type Saved = ();
+
+    fn forward(&self, _: [Tensor<2>; 1]) -> (Tensor<2>, ()) {
+        (Tensor::zeros([1, 1], (&self.0.device(), self.0.dtype())), ())
+    }
+
+    fn backward(&self, (): (), _: Tensor<2>, _: [bool; 1]) -> [Option<Tensor<2>>; 1] {
+        [Some(self.0.clone())]
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +127,21 @@ on!(with_cpu, Flex);
 on!(with_gpu, Cube);
 #[cfg(not(feature = "cuda"))]
 use with_cpu as with_gpu;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::fused::testing::random;
+
+    #[test]
+    fn a_backward_pass_from_a_known_gradient_is_the_products_with_it() {
+        let (x, grad) = (random([3, 4], 1), random([3, 4], 2));
+        let leaf = x.clone().autodiff().require_grad();
+        let mut tape = backward_from(leaf.clone() * leaf.clone(), grad.clone());
+        let found = leaf.grad_remove(&mut tape).unwrap();
+        assert_eq!(found.into_data(), (x.clone() * grad.clone() + x * grad).into_data());
+    }
+}
 
 #[cfg(test)]
 pub(super) mod testing {

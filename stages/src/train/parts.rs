@@ -176,8 +176,7 @@ impl Part {
                 }
             }
         });
-        // The sum of products has the wanted gradient, one times `below`, whatever the output is.
-        ((output * Tensor::from_inner(below)).sum().backward(), self.input)
+        (ops::backward_from(output, below), self.input)
     }
 }
 
