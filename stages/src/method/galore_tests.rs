@@ -170,6 +170,7 @@ fn after(mut galore: Galore, gradients: &[Tensor<2>]) -> (Tensor<2>, Galore) {
     let mut weight = gradients[0].zeros_like();
     for gradient in gradients {
         weight = galore.step(weight, gradient, 0.1).unwrap().0;
+        crate::device::end_update(&test_device()).unwrap();
     }
     (weight, galore)
 }
@@ -309,6 +310,7 @@ fn a_saved_state_goes_on_bit_for_bit_with_every_optimiser() {
             let mut weight = half;
             for gradient in &gradients[3..] {
                 weight = resumed.step(weight, gradient, 0.1).unwrap().0;
+                crate::device::end_update(&test_device()).unwrap();
             }
             assert_eq!(flat(&weight), flat(&whole), "{optimizer:?} {proj_type:?}");
         }
@@ -356,7 +358,15 @@ fn a_gradient_that_cannot_be_used_leaves_the_others_their_bases() {
     });
     both.unwrap();
     assert!(broken.refresh(&bad).is_err());
-    assert_eq!(fine.refresh(&good).unwrap(), alone.refresh(&good).unwrap());
-    assert_eq!(flat(&fine.down(&good)), flat(&alone.down(&good)));
+    let (Ok(Refresh::New { captured, .. }), Ok(Refresh::New { captured: expected, .. })) =
+        (fine.refresh(&good), alone.refresh(&good))
+    else {
+        panic!("a basis each")
+    };
+    // The same to the bit where the host finds them; stacked with others on a GPU, nearly.
+    let near = if test_device() == Device::flex() { 0.0 } else { 1e-5 };
+    assert!((captured - expected).abs() <= near);
+    let pairs = flat(&fine.down(&good)).into_iter().zip(flat(&alone.down(&good)));
+    assert!(pairs.into_iter().all(|(found, expected)| (found - expected).abs() <= 10.0 * near));
     assert_eq!(fine.down(&good).dims(), [4, 4]);
 }

@@ -23,7 +23,8 @@ pub type Pretrain = Train<FullParams>;
 
 impl<M: MethodParams> Stage for Train<M> {
     const KIND: &'static str = M::STAGE;
-    const VERSION: u32 = 1;
+    // 2: 16-bit trainings round differently since their operations bring their own backward passes.
+    const VERSION: u32 = 2;
     const INPUTS: &'static [Port] = &[
         Port::new("data", TOKENS, "what to train and validate on"),
         Port::new("init", MODEL, "a model to continue instead of a new one").optional(),

@@ -266,8 +266,8 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     ptx::added.clear();
     ptx::moved = 0, ptx::counts_moved = getenv("EMULATED_LOG") != nullptr;
     try {
-        // As long as such a measurement wants to take: it does more work until it does.
-        if (only_measures(kernel.name)) steps = 2e4;
+        // Twice as long as the last time, as is the work that such a measurement does until it has taken long enough.
+        if (only_measures(kernel.name)) steps = 2e4 * (double)(1 << std::min(ran[kernel.name].times, 20L));
         else steps += (double)ptx::execute(kernel, {{gx, gy, gz}, {bx, by, bz}, shared, aligned});
     } catch (ptx::Fault &fault) {
         fprintf(stderr, "emulated GPU: %s\n", fault.what());

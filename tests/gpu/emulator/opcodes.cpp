@@ -22,6 +22,7 @@ template <class T> T neg(T a) { return -a; }
 template <class T> T second(T, T b) { return b; }
 u32 not_pred(u32 a) { return !a; }
 s32 abs_i(s32 a) { return a < 0 ? -a : a; }
+u16 mul_hi_16(u16 a, u16 b) { return (u16)((u32)a * b >> 16); }
 u32 mul_hi(u32 a, u32 b) { return (u64)a * b >> 32; }
 s32 mul_hi_s(s32 a, s32 b) { return (s64)a * b >> 32; }
 u64 mul_hi_64(u64 a, u64 b) { return (unsigned __int128)a * b >> 64; }
@@ -365,7 +366,7 @@ Table table() {
     bits<u16>(t, "b16"), bits<u32>(t, "b32"), bits<u64>(t, "b64"), bits<u32>(t, "pred");
     t["not.pred"] = unary<u32, not_pred>;
     t["abs.s32"] = unary<s32, abs_i>;
-    t["mul.hi.u32"] = binary<u32, mul_hi>, t["mul.hi.s32"] = binary<s32, mul_hi_s>, t["mul.hi.u64"] = binary<u64, mul_hi_64>;
+    t["mul.hi.u16"] = binary<u16, mul_hi_16>, t["mul.hi.u32"] = binary<u32, mul_hi>, t["mul.hi.s32"] = binary<s32, mul_hi_s>, t["mul.hi.u64"] = binary<u64, mul_hi_64>;
     t["mul.wide.u32"] = mul_wide<u64, u32>, t["mul.wide.s32"] = mul_wide<s64, s32>;
     t["mul.wide.u16"] = mul_wide<u32, u16>, t["mul.wide.s16"] = mul_wide<s32, int16_t>;
     t["mad.wide.u32"] = mad_wide<u32>, t["mad.wide.s32"] = mad_wide<s32>;
