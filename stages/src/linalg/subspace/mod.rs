@@ -1,8 +1,8 @@
 //! The dominant singular subspace of a matrix, for projecting gradients.
 //!
 //! [`Solver::Exact`] takes the full decomposition on the host. [`Solver::Subspace`] runs a block power iteration. On the CPU
-//! it takes Cholesky factors and solves an eigenproblem of size rank ([`lockstep`]); on a GPU all of it is computed there, and
-//! nothing but four numbers for each matrix is read ([`stacked`]). It starts from the
+//! it takes Cholesky factors and solves an eigenproblem of size rank (`lockstep`); on a GPU all of it is computed there, and
+//! nothing but four numbers for each matrix is read (`stacked`). It starts from the
 //! previous basis where there is one, since the subspace of a gradient drifts slowly, and ends with a Rayleigh-Ritz
 //! rotation, so that its columns approximate singular vectors one by one and not just their span: Adam works on
 //! coordinates, and those depend on the rotation.
