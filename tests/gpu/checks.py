@@ -45,7 +45,7 @@ NARROW_ROWS = [
 ]
 # Weights and states of the 1B model under GaLore as published (table 2).
 PUBLISHED_1B = 4.38e9
-# What the host has to do beside the GPU, such as the small factors of a new basis, it does on several threads.
+# Of the host, beside the GPU.
 THREADS = min(8, os.cpu_count() or 1)
 # Sizes of a trial run of this script, which measures nothing.
 TINY = "{ d_model = 32, n_layer = 2, n_head = 2 }"

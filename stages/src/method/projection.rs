@@ -281,7 +281,8 @@ impl Projection {
     }
 
     /// Renews the bases of all these projections that are due, ahead of their next refresh, from the gradients that it will be
-    /// given: several at once, for the host's share of the work is then done on several threads. The bits are the same.
+    /// given: several at once, for the host's share of the work is then done on several threads, and on a GPU matrices of one
+    /// shape are stacked. On the CPU the bits are the same.
     pub fn prepare<'p>(all: impl Iterator<Item = (&'p mut Self, impl FnOnce() -> Tensor<2>)>) {
         let due: Vec<_> = all.filter(|(projection, _)| projection.is_due()).collect();
         let mut due = due.into_iter();
