@@ -110,10 +110,9 @@ fn of_stack(members: &[&Wanted<'_>]) -> Stack {
         }
     }));
     for _ in 0..passes(members[0]) {
-        let across = product(g.clone().swap_dims(1, 2), basis); // [count, n, width]
-        // Known columns are near singular vectors, so that what comes of them differs in length and not in direction. Random
-        // ones lean toward the largest: in `G G^T B` twice as much as in `G^T B`.
-        let across = if previous.is_some() { across } else { orthonormal(across) };
+        // Orthonormal half way, too: columns lean toward the largest singular vectors as much as these are larger than the
+        // others, and in `G G^T B` that would be squared.
+        let across = orthonormal(product(g.clone().swap_dims(1, 2), basis)); // [count, n, width]
         basis = orthonormal(product(g.clone(), across));
     }
     let inner = product(basis.clone().swap_dims(1, 2), g); // [count, width, n]

@@ -7,6 +7,11 @@ use crate::{random::Rng, testing::test_device, vectors::flat};
 
 /// A matrix whose singular values fall off like a gradient's.
 fn falling(m: usize, n: usize, seed: u64, dtype: DType) -> Tensor<2> {
+    falling_with([m, n], seed, dtype, 1)
+}
+
+/// The same with singular values that fall like a power of their number.
+fn falling_with([m, n]: [usize; 2], seed: u64, dtype: DType, power: i32) -> Tensor<2> {
     let q = m.min(n);
     let mut rng = Rng::new(seed);
     let mut draw = |rows: usize, cols: usize| {
@@ -14,7 +19,7 @@ fn falling(m: usize, n: usize, seed: u64, dtype: DType) -> Tensor<2> {
         Tensor::<2>::from_data(data, (&test_device(), dtype))
     };
     let (left, right) = (draw(m, q), draw(q, n));
-    let scale: Vec<f32> = (0..q).map(|k| ((k + 1) as f32).powf(-1.0)).collect();
+    let scale: Vec<f32> = (0..q).map(|k| ((k + 1) as f32).powi(-power)).collect();
     left.mul(Tensor::from_data(TensorData::new(scale, [1, q]), (&test_device(), dtype))).matmul(right)
 }
 
@@ -241,4 +246,21 @@ fn what_cannot_stay_on_the_device_is_left_to_the_host() {
     assert_orthonormal(&found[0].as_ref().unwrap().basis);
     assert!(found[2].is_err());
     assert_eq!(found[3].as_ref().unwrap().captured, 1.0);
+}
+
+/// Of steep spectra the columns that are carried along beside the known ones are nearly combinations of these.
+#[test]
+fn steep_spectra_stay_on_the_device_once_a_basis_is_known() {
+    let all = SubspaceConfig::default();
+    for power in [2, 3] {
+        let g = falling_with([96, 160], 3, DType::F32, power);
+        let moved = g.clone() + falling_with([96, 160], 4, DType::F32, power) * 0.1;
+        let previous = dominant(wanted(&g, Vectors::Left, 24, &config(Solver::Exact), None, 0)).unwrap().basis;
+        let asked = wanted(&moved, Vectors::Left, 24, &all, Some(&previous), 5);
+        let found = stacked::find(&[&asked]).unwrap().remove(0);
+        let found = found.unwrap_or_else(|| panic!("left to the host with power {power}"));
+        let exact = dominant(wanted(&moved, Vectors::Left, 24, &config(Solver::Exact), None, 0)).unwrap();
+        assert!(found.captured >= 0.999 * exact.captured, "{} of {}", found.captured, exact.captured);
+        assert_orthonormal(&found.basis);
+    }
 }
