@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(a.dims(), [6, 12]);
         for head in 0..2 {
             let a = a.clone().narrow(0, 3 * head, 3);
-            let gram = flat(&a.clone().matmul(a.transpose()));
+            let gram = flat(&crate::ops::product(a.clone(), a.transpose()));
             for (index, value) in gram.iter().enumerate() {
                 let expected = if index % 4 == 0 { 12.0 / 3.0 } else { 0.0 };
                 assert!((value - expected).abs() < 1e-5, "{gram:?}");

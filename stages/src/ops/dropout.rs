@@ -117,6 +117,9 @@ mod tests {
 
     #[test]
     fn both_forms_drop_the_same_entries() {
+        if test_device() != Device::flex() {
+            return; // where the entries are drawn on the device
+        }
         let (rate, seed) = (0.25, 7);
         let mask = mask(70 * 600, 16_384, seed);
         let mask: Vec<f32> = mask.iter().map(|&keep| if keep { 4.0 / 3.0 } else { 0.0 }).collect();

@@ -108,6 +108,13 @@ template <float (*FROM)(u16), u16 (*TO)(float), float (*F)(float, float)> void b
         return low | high << 16;
     });
 }
+template <class T, T (*F)(T, T)> void binary_whole_pair(Warp &w, const Instr &i) {
+    const u32 *a = w.at<u32>(i.a[1]), *b = w.at<u32>(i.a[2]);
+    write<u32>(w, i.a[0], [&](int l) {
+        u32 low = (u16)F((T)a[l], (T)b[l]), high = (u16)F((T)(a[l] >> 16), (T)(b[l] >> 16));
+        return low | high << 16;
+    });
+}
 template <float (*FROM)(u16), u16 (*TO)(float), float (*F)(float, float, float)>
 void ternary_pair(Warp &w, const Instr &i) {
     const u32 *a = w.at<u32>(i.a[1]), *b = w.at<u32>(i.a[2]), *c = w.at<u32>(i.a[3]);

@@ -364,6 +364,8 @@ Table table() {
     integers<u16>(t, "u16"), integers<int16_t>(t, "s16"), integers<u32>(t, "u32"), integers<s32>(t, "s32");
     integers<u64>(t, "u64"), integers<s64>(t, "s64");
     bits<u16>(t, "b16"), bits<u32>(t, "b32"), bits<u64>(t, "b64"), bits<u32>(t, "pred");
+    t["min.u16x2"] = binary_whole_pair<u16, min_<u16>>, t["max.u16x2"] = binary_whole_pair<u16, max_<u16>>;
+    t["min.s16x2"] = binary_whole_pair<int16_t, min_<int16_t>>, t["max.s16x2"] = binary_whole_pair<int16_t, max_<int16_t>>;
     t["not.pred"] = unary<u32, not_pred>;
     t["abs.s32"] = unary<s32, abs_i>;
     t["mul.hi.u16"] = binary<u16, mul_hi_16>, t["mul.hi.u32"] = binary<u32, mul_hi>, t["mul.hi.s32"] = binary<s32, mul_hi_s>, t["mul.hi.u64"] = binary<u64, mul_hi_64>;
