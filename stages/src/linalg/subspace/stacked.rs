@@ -120,7 +120,8 @@ fn of_stack(members: &[&Wanted<'_>]) -> Stack {
     let (values, chosen) = largest(values, rank);
     // Eigenvectors are rows: the chosen ones become columns.
     let rotation = product(rotation.swap_dims(1, 2), chosen.swap_dims(1, 2));
-    let bases = fix_signs(product(basis, rotation));
+    // Many rotations were multiplied: what their rounding has added up to is taken out again.
+    let bases = fix_signs(settled(product(basis, rotation)));
     let captured = values.sum_dim(1); // [count, 1]
     let apart = apart(&bases).reshape([count, 1]);
     let overlap = match previous {
@@ -159,10 +160,15 @@ fn orthonormal(columns: Tensor<3>) -> Tensor<3> {
         x = x.clone().mul_scalar(3.4445) + product(x, higher);
     }
     for _ in 0..SETTLING {
-        let gram = product(x.clone().swap_dims(1, 2), x.clone());
-        x = x.clone().mul_scalar(1.5) - product(x, gram).mul_scalar(0.5);
+        x = settled(x);
     }
     x
+}
+
+/// Columns that are nearly orthonormal, more so.
+fn settled(x: Tensor<3>) -> Tensor<3> {
+    let gram = product(x.clone().swap_dims(1, 2), x.clone());
+    x.clone().mul_scalar(1.5) - product(x, gram).mul_scalar(0.5)
 }
 
 /// How far products of columns are from 0 and 1 at most, `[count, 1, 1]`.
