@@ -30,10 +30,20 @@ impl Rows {
     pub(crate) fn new(like: &CubeTensor, width: usize, dtypes: &[DType]) -> Self {
         let vector = widest_vector(width, dtypes);
         let vectors = width / vector;
-        let plane = like.client.properties().hardware.plane_size_max as usize;
+        let plane = plane_size(like);
         let units = vectors.next_multiple_of(plane).clamp(plane, MOST_UNITS);
         Self { vector, vectors, units: CubeDim::new_1d(units as u32), planes: units / plane }
     }
+}
+
+/// Units of a plane.
+fn plane_size(like: &CubeTensor) -> usize {
+    like.client.properties().hardware.plane_size_max as usize
+}
+
+/// Planes of a cube that has as many units as it may.
+pub(crate) fn most_planes(like: &CubeTensor) -> usize {
+    MOST_UNITS / plane_size(like)
 }
 
 /// How many of so many numbers in a row a unit reads at once.

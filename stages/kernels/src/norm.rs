@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use crate::launch::{MOST_UNITS, address, contiguous, cube_sum, cubes, elem, empty, widest_vector};
+use crate::launch::{MOST_UNITS, address, contiguous, cube_sum, cubes, elem, empty, most_planes, widest_vector};
 
 /// Cubes that share a tensor, at most.
 pub(crate) const MOST_CUBES: usize = 1024;
@@ -66,7 +66,7 @@ pub(crate) fn squares(x: CubeTensor) -> CubeTensor {
         x.clone().into_buffer_arg(),
         sums.clone().into_buffer_arg(),
         count / vector,
-        planes_of(&x),
+        most_planes(&x),
         elem(&x),
     );
     sum_of(sums)
@@ -86,14 +86,9 @@ pub(crate) fn sum_of(sums: CubeTensor) -> CubeTensor {
         sums.into_buffer_arg(),
         sum.clone().into_buffer_arg(),
         count,
-        planes_of(&sum),
+        most_planes(&sum),
     );
     sum
-}
-
-/// Of a cube of all its units.
-fn planes_of(like: &CubeTensor) -> usize {
-    MOST_UNITS / like.client.properties().hardware.plane_size_max as usize
 }
 
 #[cube(launch, address_type = "dynamic")]

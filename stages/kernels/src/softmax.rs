@@ -4,7 +4,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use crate::launch::{
-    MOST_UNITS, address, contiguous, cubes, elem, empty, whole_plane_max, whole_plane_sum, widest_vector,
+    MOST_UNITS, address, contiguous, cubes, elem, empty, most_planes, whole_plane_max, whole_plane_sum, widest_vector,
 };
 
 /// One row a plane: `[.., seq, seq]`, of whose row `q` the columns up to `q` are read.
@@ -114,8 +114,7 @@ fn shape(x: &CubeTensor) -> Shape {
     let sides = x.meta.shape();
     let width = sides[sides.len() - 1];
     let vector = widest_vector(width, &[x.dtype]);
-    let rows_of_cube = MOST_UNITS / x.client.properties().hardware.plane_size_max as usize;
-    Shape { rows: x.meta.num_elements() / width, vectors: width / vector, vector, rows_of_cube }
+    Shape { rows: x.meta.num_elements() / width, vectors: width / vector, vector, rows_of_cube: most_planes(x) }
 }
 
 pub(crate) fn forward(scores: CubeTensor) -> CubeTensor {
