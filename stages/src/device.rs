@@ -57,6 +57,28 @@ fn cuda(_: usize, _: &StageContext<'_>) -> Result<Device, StageError> {
         .help("build with `--features cuda`, or choose device = \"cpu\""))
 }
 
+/// Threads that a training on a GPU keeps busy: one asks for operations, one fuses them, one launches kernels. Each waits for
+/// the next without sleeping, so that on fewer cores they keep each other from running.
+const BUSY: usize = 3;
+
+/// Says so in the stage's log where a training on a GPU has too few cores.
+pub fn note_cores(ctx: &mut StageContext<'_>) {
+    let cores = std::thread::available_parallelism().map_or(BUSY, usize::from);
+    if let Some(note) = short_of_cores(ctx.device(), cores) {
+        ctx.note(&note);
+    }
+}
+
+fn short_of_cores(device: stage::Device, cores: usize) -> Option<String> {
+    let there = if cores == 1 { "is 1 core".to_owned() } else { format!("are {cores} cores") };
+    (device != stage::Device::Cpu && cores < BUSY).then(|| {
+        format!(
+            "there {there}, but a training on a GPU keeps {BUSY} threads busy: the GPU will wait for them (with Slurm, \
+             resources.threads asks for more)"
+        )
+    })
+}
+
 /// Hands over what an update has queued, without waiting until it is computed.
 ///
 /// A GPU's operations are queued, and those that stand together are fused into one kernel, which rounds a little differently
@@ -82,4 +104,18 @@ pub fn with_threads<T: Send>(
         .build()
         .map_err(|error| StageError::new(format!("{threads} threads could not be started: {error}")))?;
     pool.install(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_cores_are_told_where_a_gpu_waits_for_them() {
+        let note = short_of_cores(stage::Device::Cuda(0), 1).unwrap();
+        assert!(note.starts_with("there is 1 core, but a training on a GPU keeps 3 threads busy"), "{note}");
+        assert!(short_of_cores(stage::Device::Cuda(0), 2).unwrap().starts_with("there are 2 cores"));
+        assert_eq!(short_of_cores(stage::Device::Cuda(0), 3), None);
+        assert_eq!(short_of_cores(stage::Device::Cpu, 1), None);
+    }
 }

@@ -8,9 +8,13 @@ class Verdicts:
         self.failed = []
 
     def judge(self, what, good, detail):
-        print(f"{'ok' if good else 'FAILED':>8}  {what}: {detail}", flush=True)
+        print(self.verdict(what, good, detail), flush=True)
+
+    def verdict(self, what, good, detail):
+        """The line of a verdict, to be printed later."""
         if not good:
             self.failed.append(what)
+        return f"{'ok' if good else 'FAILED':>8}  {what}: {detail}"
 
     def exit_status(self):
         """For sys.exit: what failed, or 0."""

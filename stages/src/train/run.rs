@@ -99,6 +99,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     ) -> Result<(Self, Llama), StageError> {
         let begun = (ctx.device() != stage::Device::Cpu).then(Instant::now);
         let (device, dtype) = device::open_in(ctx)?;
+        device::note_cores(ctx);
         let device = device.autodiff();
         let data = TokenFolder::open(&ctx.input("data")?)?;
         if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {

@@ -35,6 +35,7 @@ pub fn run_vision<M: VisionMethodParams>(
 ) -> Result<VisionModel, StageError> {
     device::with_threads(ctx.threads(), || {
         let device = device::open(ctx)?;
+        device::note_cores(ctx);
         let folder = ImageFolder::open(&ctx.input("data")?)?;
         let (train, validation) = (folder.train()?, folder.validation()?);
         if train.len() < params.batch_size {
