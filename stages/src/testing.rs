@@ -26,6 +26,12 @@ fn on_gpu() -> bool {
     cfg!(feature = "cuda") && std::env::var_os("SEPIA_TEST_CUDA").is_some()
 }
 
+/// How far apart two results of convolutions may be that f32 would have so near: on a GPU their operands are TF32, which is
+/// 5e-4 of each product.
+pub(crate) fn convolved(in_f32: f64) -> f64 {
+    if on_gpu() { in_f32.max(1e-2) } else { in_f32 }
+}
+
 /// A new classifier for square images of one channel and ten classes.
 pub(crate) fn classifier(model: VisionParams, side: usize) -> VisionModel {
     let config = VisionConfig { model, channels: 1, image_size: [side; 2], classes: 10 };
