@@ -67,10 +67,15 @@ fn weights(bench: &Bench, name: &str) -> Vec<u8> {
 
 /// All figures but those that are measured times and sizes.
 fn figures(points: &[MetricPoint]) -> Vec<&MetricPoint> {
-    points
-        .iter()
-        .filter(|point| !["tokens_per_second", "rank_time_share", "peak_memory_bytes"].contains(&point.name.as_str()))
-        .collect()
+    let measured = [
+        "tokens_per_second",
+        "rank_time_share",
+        "peak_memory_bytes",
+        // Of a GPU.
+        "peak_device_memory_bytes",
+        "startup_seconds",
+    ];
+    points.iter().filter(|point| !measured.contains(&point.name.as_str())).collect()
 }
 
 #[test]
