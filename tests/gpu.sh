@@ -5,7 +5,7 @@
 #   tests/gpu.sh FILE               takes a binary that was built elsewhere; FILE.xz is unpacked. So does SEPIA=FILE
 #   tests/gpu.sh --pack FILE.xz     builds, strips and packs a binary to be carried to such a machine
 #
-# Where a GPU is lent by the minute, kernels can be compiled before, which takes half of a first run here. With the emulated
+# Where a GPU is lent by the minute, kernels can be compiled before, which is most of a first run. With the emulated
 # driver of tests/gpu/emulated.sh and EMULATED_IDLE=1:
 #   tests/gpu.sh FILE --only compile --kernels KERNELS.tar.xz --presets 60m,130m
 # and on the machine `tests/gpu.sh FILE.xz --kernels KERNELS.tar.xz`. They are of use to the same binary only.

@@ -113,6 +113,11 @@ resources = {{ threads = {THREADS} }}
         self.kernels = path
         return str(path)
 
+    def published(self, preset, windows):
+        """A model at its published size, in batches that fit, of so many windows an update."""
+        sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}\ngrad_accum = {windows // BATCH[preset]}"
+        return f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}\n'
+
     def model(self):
         """The model, windows and their length of the checks that are not about speed."""
         model = TINY if self.args.tiny else '{ preset = "9m" }'
@@ -237,8 +242,8 @@ max_steps = {self.args.resume_updates}
         """Compiles what trainings with AdamW need, and packs it for a machine whose time is short: see tests/gpu.sh."""
         for preset in self.args.presets.split(","):
             for number, more in enumerate(("", NARROW)):
-                sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}\ngrad_accum = 2"
-                train = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}\n{more}method = {METHODS["full"]}\nmax_steps = 1'
+                model = self.published(preset, 2 * BATCH[preset])
+                train = f'{model}{more}method = {METHODS["full"]}\nmax_steps = 1'
                 path = self.manifest(f"compile-{preset}-{number}", train, self.args.device, self.args.dtype)
                 self.sepia("run", str(path), "--store", self.store("compile"))
         kernels = (self.kernels / "cache/kernels/current").resolve()
@@ -258,11 +263,9 @@ max_steps = {self.args.resume_updates}
         """Tokens per second, peak device memory and optimiser state of some updates.
 
         New bases are made often, so that some are measured, and counted as often as is published."""
-        sizes = f"seq_len = {SEQ_LEN}\nbatch_size = {BATCH[preset]}\ngrad_accum = {WINDOWS // BATCH[preset]}"
         tokens = 2 * 16 if self.args.tiny else WINDOWS * SEQ_LEN
-        model = f'model = {{ preset = "{preset}", vocab_size = 32000 }}\n{sizes}'
         train = f'''
-{self.model() if self.args.tiny else model}
+{self.model() if self.args.tiny else self.published(preset, WINDOWS)}
 {more}method = {method_of(body, 8 if self.args.tiny else RANK[preset], gap=TIMED_GAP)}
 max_steps = {self.args.steps}
 log_every = 1
@@ -272,9 +275,10 @@ log_every = 1
         planned = json.loads(self.sepia("plan", str(path), "--store", "none", "--format", "json").stdout)
         estimate = next(node["estimate"] for node in planned["nodes"] if node["node"] == "train")
         done = self.sepia("run", str(path), "--store", store, check=False)
-        # Seven models of 1B parameters do not fit a small disk, and nobody asks for them.
+        # Seven models of 1B parameters do not fit a small disk, and nobody asks for them. Kernels are asked for.
+        kernels = pathlib.Path(store) / "cache/kernels"
         for file in pathlib.Path(store).rglob("*"):
-            if file.is_file() and file.stat().st_size > 1 << 28:
+            if file.is_file() and kernels not in file.parents and file.stat().st_size > 1 << 28:
                 file.unlink()
         if done.returncode != 0:
             print(done.stderr, file=sys.stderr)
