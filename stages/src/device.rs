@@ -36,6 +36,7 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
 #[cfg(feature = "cuda")]
 fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _, cache::CacheConfig};
+    use sepia_kernels::cublas;
     let mut config = CubeClRuntimeConfig::default().override_from_env();
     if let Some(folder) = ctx.kernels() {
         fs_err::create_dir_all(folder)?;
@@ -48,7 +49,14 @@ fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
     }
     // `false` where a device was opened before: then the place is known already.
     let _ = CubeClRuntimeConfig::try_set(config);
-    Ok(Device::cuda(index))
+    match cublas::open(index) {
+        Err(absent) if absent.was_asked_for => {
+            let variable = cublas::VARIABLE;
+            Err(StageError::new(format!("{variable} names a cuBLAS that cannot be used: {}", absent.reason))
+                .help(format!("name libcublas.so.12 or .13 or its folder, or write {variable}=off to do without")))
+        }
+        _ => Ok(Device::cuda(index)),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -61,17 +69,37 @@ fn cuda(_: usize, _: &StageContext<'_>) -> Result<Device, StageError> {
 /// the next without sleeping, so that on fewer cores they keep each other from running.
 const BUSY: usize = 3;
 
-/// Says so in the stage's log where a training on a GPU has too few cores.
-pub fn note_cores(ctx: &mut StageContext<'_>) {
+/// Says in the stage's log what a training on a GPU should know of this machine: who multiplies matrices, and that there are
+/// too few cores.
+pub fn note_machine(ctx: &mut StageContext<'_>) {
+    if ctx.device() == stage::Device::Cpu {
+        return;
+    }
+    #[cfg(feature = "cuda")]
+    ctx.note(&multiplied_by());
     let cores = std::thread::available_parallelism().map_or(BUSY, usize::from);
-    if let Some(note) = short_of_cores(ctx.device(), cores) {
+    if let Some(note) = short_of_cores(cores) {
         ctx.note(&note);
     }
 }
 
-fn short_of_cores(device: stage::Device, cores: usize) -> Option<String> {
+#[cfg(feature = "cuda")]
+fn multiplied_by() -> String {
+    use sepia_kernels::cublas;
+    match cublas::opened() {
+        Some(Ok(found)) => format!("matrices are multiplied by cuBLAS {}", found.version),
+        Some(Err(absent)) => format!(
+            "matrices are multiplied by burn's kernels, which are slower and have to be tuned: {} ({} says where cuBLAS is)",
+            absent.reason,
+            cublas::VARIABLE
+        ),
+        None => "matrices are multiplied by burn's kernels".to_owned(),
+    }
+}
+
+fn short_of_cores(cores: usize) -> Option<String> {
     let there = if cores == 1 { "is 1 core".to_owned() } else { format!("are {cores} cores") };
-    (device != stage::Device::Cpu && cores < BUSY).then(|| {
+    (cores < BUSY).then(|| {
         format!(
             "there {there}, but a training on a GPU keeps {BUSY} threads busy: the GPU will wait for them (with Slurm, \
              resources.threads asks for more)"
@@ -79,15 +107,15 @@ fn short_of_cores(device: stage::Device, cores: usize) -> Option<String> {
     })
 }
 
-/// Hands over what an update has queued, without waiting until it is computed.
+/// Hands over what is queued, without waiting until it is computed.
 ///
 /// A GPU's operations are queued, and those that stand together are fused into one kernel, which rounds a little differently
-/// than each by itself. What stands together must not depend on where a run was logged, saved or resumed: after this, every
-/// update begins with an empty queue.
+/// than each by itself. What stands together must not depend on where a run was logged, evaluated, saved or resumed: with this
+/// before and after it, an update stands alone.
 ///
 /// # Errors
 /// When the device has failed.
-pub fn end_update(device: &Device) -> Result<(), StageError> {
+pub fn hand_over(device: &Device) -> Result<(), StageError> {
     device.flush().map_err(|error| StageError::new(format!("the device cannot go on: {error}")))
 }
 
@@ -112,10 +140,9 @@ mod tests {
 
     #[test]
     fn too_few_cores_are_told_where_a_gpu_waits_for_them() {
-        let note = short_of_cores(stage::Device::Cuda(0), 1).unwrap();
+        let note = short_of_cores(1).unwrap();
         assert!(note.starts_with("there is 1 core, but a training on a GPU keeps 3 threads busy"), "{note}");
-        assert!(short_of_cores(stage::Device::Cuda(0), 2).unwrap().starts_with("there are 2 cores"));
-        assert_eq!(short_of_cores(stage::Device::Cuda(0), 3), None);
-        assert_eq!(short_of_cores(stage::Device::Cpu, 1), None);
+        assert!(short_of_cores(2).unwrap().starts_with("there are 2 cores"));
+        assert_eq!(short_of_cores(3), None);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
 pub(crate) fn test_device() -> Device {
     #[cfg(feature = "cuda")]
     if on_gpu() {
+        let _ = sepia_kernels::cublas::open(0);
         return Device::cuda(0);
     }
     Device::flex()
@@ -24,6 +25,14 @@ pub(crate) fn test_device() -> Device {
 /// Whether tests compute on a GPU.
 fn on_gpu() -> bool {
     cfg!(feature = "cuda") && std::env::var_os("SEPIA_TEST_CUDA").is_some()
+}
+
+/// An update that stands alone, as those of a training do.
+pub(crate) fn alone<T>(update: impl FnOnce() -> T) -> T {
+    crate::device::hand_over(&test_device()).unwrap();
+    let done = update();
+    crate::device::hand_over(&test_device()).unwrap();
+    done
 }
 
 /// How far apart two results of convolutions may be that f32 would have so near: on a GPU their operands are TF32, which is

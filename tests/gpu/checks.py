@@ -66,8 +66,17 @@ class Checks(Verdicts):
             self.kernels = pathlib.Path(args.work) / "kernels"
             with tarfile.open(args.kernels) as archive:
                 archive.extractall(self.kernels, filter="data")
-        # What is printed below the table of speeds.
+        # What is printed below a table of speeds.
         self.remarks = []
+
+    def find_cublas(self):
+        """Sepia finds cuBLAS where it usually is; here it may be among the packages of the interpreter that has PyTorch."""
+        if "SEPIA_CUBLAS" in os.environ or not self.args.python:
+            return
+        look = "import glob, sys; print(*(f for p in sys.path for f in glob.glob(p + '/nvidia/*/lib/libcublas.so.1[23]')))"
+        found = subprocess.run([self.args.python, "-c", look], capture_output=True, text=True).stdout.split()
+        if found:
+            os.environ["SEPIA_CUBLAS"] = found[0]
 
     def sepia(self, *words, check=True):
         done = subprocess.run([self.args.sepia, *words], capture_output=True, text=True, cwd=self.args.work)
@@ -213,13 +222,13 @@ max_steps = {self.args.resume_updates}
             print(f"          of which until the end of the first update: {spent}")
 
     def speed(self):
-        """A table whose rows are printed as they are measured: what is there when time runs out is not lost."""
+        """A table of each model, whose rows are printed as they are measured: what is there when time runs out is not lost."""
         if not self.args.tiny:
-            print(f"\n{WINDOWS} windows of {SEQ_LEN} tokens an update, new bases every {GAP} updates:\n")
-        print("| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
-        print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+            print(f"\n{WINDOWS} windows of {SEQ_LEN} tokens an update, new bases every {GAP} updates:")
         number = 0
         for preset in self.args.presets.split(","):
+            print("\n| model | program | tokens/s | against PyTorch eager | peak device memory | optimizer state |")
+            print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
             eager = None
             for mode in ("eager", "compile") if self.args.python else ():
                 found = self.pytorch(preset, mode)
@@ -229,7 +238,8 @@ max_steps = {self.args.resume_updates}
             for program, body, more in named + (NARROW_ROWS if self.args.dtype == "bf16" else []):
                 self.row(preset, program, self.measured(preset, number, body, more), eager)
                 number += 1
-        print("\n".join(["", *self.remarks]), flush=True)
+            print("\n".join(["", *self.remarks]), flush=True)
+            self.remarks.clear()
 
     def row(self, preset, program, measured, eager):
         rate, memory, state = measured
@@ -336,6 +346,7 @@ def main():
         sys.exit(checks.sepia("devices").stdout)
     name = listed["gpus"][0]["name"] if listed["gpus"] else "no GPU"
     version = checks.sepia("--version").stdout.strip()
+    checks.find_cublas()
     print(f"{name}, driver {listed['driver']}, {datetime.date.today()}, {version}, on {checks.args.device}")
     for part in [checks.args.only] if checks.args.only else ["correctness", "resume", "start_up", "speed"]:
         getattr(checks, part)()

@@ -5,11 +5,13 @@ use burn::{
     backend::{
         Backend, backend_extension,
         fusion::custom::TensorSpec,
+        ops::FloatTensorOps,
         tensor::{FloatTensor, IntTensor},
     },
     tensor::{DType, Shape},
 };
 use burn_cubecl::CubeBackend;
+use sepia_cublas::Exactness;
 
 use crate::{Adam, Rates, Turn, adam, cross_entropy, eigen, heads, norm, rms_norm, softmax, swiglu, update};
 
@@ -17,6 +19,9 @@ use crate::{Adam, Rates, Turn, adam, cross_entropy, eigen, heads, norm, rms_norm
 #[backend_extension(Cube, Fusion)]
 #[expect(missing_docs, reason = "the functions of this crate say what each of these does")]
 pub trait Kernels: Backend {
+    #[fusion(meta = |a, b, _, dtype| product_of(a, b, *dtype))]
+    fn multiply(a: FloatTensor<Self>, b: FloatTensor<Self>, exactness: Exactness, dtype: DType) -> FloatTensor<Self>;
+
     #[fusion(meta = |logits, _| (column(logits), column(logits)))]
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -121,6 +126,14 @@ fn values_of(matrices: &TensorSpec) -> TensorSpec {
     TensorSpec::new(Shape::new([matrices.shape[0], matrices.shape[1]]), DType::F32)
 }
 
+/// Stacks of `[m, k]` and `[k, n]` to one of `[m, n]`.
+fn product_of(a: &TensorSpec, b: &TensorSpec, dtype: DType) -> TensorSpec {
+    let mut shape = a.shape.clone();
+    let last = shape.rank() - 1;
+    shape[last] = b.shape[last];
+    TensorSpec::new(shape, dtype)
+}
+
 fn split_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> TensorSpec {
     TensorSpec::new(Shape::new([*batch, *n_head, *seq, *head_dim]), x.dtype)
 }
@@ -130,6 +143,13 @@ fn joined_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> 
 }
 
 impl Kernels for CubeBackend {
+    fn multiply(a: FloatTensor<Self>, b: FloatTensor<Self>, exactness: Exactness, dtype: DType) -> FloatTensor<Self> {
+        sepia_cublas::product(&a, &b, exactness, dtype).unwrap_or_else(|| {
+            let product = Self::float_matmul(a, b);
+            if product.dtype == dtype { product } else { Self::float_cast(product, dtype.into()) }
+        })
+    }
+
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>) {
         rms_norm::forward(x, gain, eps)
     }

@@ -22,13 +22,22 @@ mod update;
 
 use burn::{
     backend::Dispatch,
-    tensor::{Int, Tensor},
+    tensor::{DType, Int, Tensor},
 };
 
 pub use adam::Adam;
 pub use backend::Kernels;
 pub use heads::Turn;
+/// cuBLAS, which multiplies matrices where it is installed.
+pub use sepia_cublas as cublas;
 pub use update::Rates;
+
+/// `A B` of matrices, or of stacks of equally many, in numbers of `dtype`, which is theirs or f32: by cuBLAS where it is
+/// [open](cublas::is_open) and can, else by burn's kernels.
+#[must_use]
+pub fn multiply<const D: usize>(a: Tensor<D>, b: Tensor<D>, exactness: cublas::Exactness, dtype: DType) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::multiply(a.into_dispatch(), b.into_dispatch(), exactness, dtype))
+}
 
 /// The loss of each row, `-log softmax(logits)[target]`, and the logarithm of its sum of exponentials: logits `[n, width]` and
 /// targets `[n, 1]` below `width` to two of `[n, 1]`. The logits are read once.

@@ -232,7 +232,7 @@ fn up(basis: &Tensor<2>, compressed: Tensor<2>, [m, n]: [usize; 2]) -> Tensor<2>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::test_device;
+    use crate::testing::{alone, test_device};
     use crate::vectors::{assert_close, assert_near, flat, tensor, vector};
 
     #[test]
@@ -257,8 +257,7 @@ mod tests {
 
     fn run(mut flora: Flora, mut weight: Tensor<2>, seeds: std::ops::Range<u64>) -> (Tensor<2>, Flora) {
         for seed in seeds {
-            weight = flora.step(weight.clone(), &normal(weight.dims(), seed), 0.01).unwrap().0;
-            crate::device::end_update(&test_device()).unwrap();
+            weight = alone(|| flora.step(weight.clone(), &normal(weight.dims(), seed), 0.01).unwrap().0);
         }
         (weight, flora)
     }

@@ -78,6 +78,7 @@ impl Bench {
 
     /// One update; returns the loss before it.
     fn update(&mut self) -> f64 {
+        device::hand_over(&self.device).unwrap();
         let tokens = self.tokens(&self.device);
         let targets = tokens.clone().slice([0..2, 1..8]).reshape([14]);
         let logits = self.model.forward(tokens.slice([0..2, 0..7]), &self.rope);
@@ -87,7 +88,7 @@ impl Bench {
         let model = gradients.apply(self.model.clone(), self.method.as_mut(), &mut self.rest, (self.done, 0.01, 0.01));
         self.model = self.method.after_step(self.done, model.unwrap()).unwrap();
         self.done += 1;
-        device::end_update(&self.device).unwrap();
+        device::hand_over(&self.device).unwrap();
         value
     }
 

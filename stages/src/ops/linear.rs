@@ -6,7 +6,7 @@ use super::{
     fused::{Fused, Host, Input, applies, apply},
     matmul::matmul,
     precision::cast,
-    product::product,
+    product::{product, product_in},
     taped::{Taped, run},
 };
 
@@ -38,7 +38,7 @@ impl Taped<2> for TapedLinear {
 
     fn backward(&self, (x, weight, held): Self::Saved, grad: Tensor<2>, wanted: [bool; 2]) -> [Option<Tensor<2>>; 2] {
         let for_x = wanted[0].then(|| product(grad.clone(), weight));
-        let for_weight = wanted[1].then(|| cast(product(grad.transpose(), x), held));
+        let for_weight = wanted[1].then(|| product_in(grad.transpose(), x, held));
         [for_x, for_weight]
     }
 }

@@ -1,16 +1,18 @@
-//! Products of f32 matrices that are f32 on a GPU, too.
+//! Products of matrices, and how exact those of f32 are on a GPU.
 //!
-//! burn's products of f32 matrices are tuned, and on an NVIDIA GPU with tensor cores most of the kernels that are tried take
-//! their operands as TF32, which has 11 significant bits of f32's 24: an error of 5e-4 in each product, for some shapes and
-//! not for others, as the clock of that day decided. PyTorch does that only on request
+//! Where cuBLAS is installed it multiplies, as it does for PyTorch: products of f32 are f32.
+//!
+//! Without it burn's kernels do. Its products of f32 matrices are tuned, and on an NVIDIA GPU with tensor cores most of the
+//! kernels that are tried take their operands as TF32, which has 11 significant bits of f32's 24: an error of 5e-4 in each
+//! product, for some shapes and not for others, as the clock of that day decided. PyTorch does that only on request
 //! (`torch.backends.cuda.matmul.allow_tf32`, off for products of matrices), and what the methods do with small differences,
 //! orthonormal bases and merges, cannot bear it.
 //!
-//! [`product`] takes each operand apart into what bf16 holds of it, which TF32 holds as well, and the rest, which is below
-//! 2^-8 of it: `A B = A1 B1 + A1 B2 + A2 B`. Each of these three may be computed in TF32; what is lost is below 2^-18 of the
-//! product of magnitudes, mostly 1e-6, about what f32 loses when it adds up a thousand terms. (The same with two TF32 parts,
-//! which need bit operations, is known as 3xTF32.) On tensor cores this is no slower than f32 without them. Convolutions are
-//! left as they are: there TF32 is PyTorch's default, too.
+//! [`product`] then takes each operand apart into what bf16 holds of it, which TF32 holds as well, and the rest, which is
+//! below 2^-8 of it: `A B = A1 B1 + A1 B2 + A2 B`. Each of these three may be computed in TF32; what is lost is below 2^-18
+//! of the product of magnitudes, mostly 1e-6, about what f32 loses when it adds up a thousand terms. (The same with two TF32
+//! parts, which need bit operations, is known as 3xTF32.) On tensor cores this is no slower than f32 without them.
+//! Convolutions are left as they are: there TF32 is PyTorch's default, too.
 
 use std::fmt::Debug;
 
@@ -27,11 +29,21 @@ use burn::{
             grads::Gradients,
             ops::{Backward, Ops, OpsKind},
         },
+        ops::FloatTensorOps as _,
         tensor::FloatTensor,
     },
     tensor::{DType, Device, FloatDType, Tensor},
 };
 use sepia_engine::stage::Dtype;
+#[cfg(feature = "cuda")]
+use sepia_kernels::{
+    Kernels as _,
+    cublas::{self, Exactness},
+};
+
+use super::precision::cast;
+#[cfg(feature = "cuda")]
+use super::precision::is_half;
 
 /// How exact products of f32 matrices have to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,9 +65,9 @@ impl Products {
     /// `A B` of matrices, or of stacks of them.
     #[must_use]
     pub fn of<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Exact => product(a, b),
-            Self::Fast => a.matmul(b),
+        match Form::for_these(&a, &b, self) {
+            Some(form) => form.product(a, b),
+            None => a.matmul(b),
         }
     }
 }
@@ -63,64 +75,110 @@ impl Products {
 /// `A B` of matrices, or of stacks of equally many, as exact as their type is.
 #[must_use]
 pub fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    let wide = a.dtype() == DType::F32 && b.dtype() == DType::F32;
-    if wide && a.device() != Device::flex() { in_parts(a, b) } else { a.matmul(b) }
+    Products::Exact.of(a, b)
 }
 
-fn in_parts<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    if !a.is_autodiff() && !b.is_autodiff() {
-        let untracked = |tensor: Tensor<D>| tensor.try_into_primitive::<Gpu>().ok();
-        return match (untracked(a.clone()), untracked(b.clone())) {
-            (Some(a), Some(b)) => Tensor::from_primitive::<Gpu>(multiplied::<Gpu>(&a, &b)),
-            _ => a.matmul(b),
-        };
+/// The same in numbers of another type: what is summed up in f32 need not be rounded to 16 bits if f32 is wanted. For tensors
+/// that are not tracked.
+pub(super) fn product_in(a: Tensor<2>, b: Tensor<2>, dtype: DType) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if is_half(a.dtype()) && dtype == DType::F32 && Form::for_these(&a, &b, Products::Exact).is_some() {
+        return sepia_kernels::multiply(a, b, Exactness::Exact, dtype);
     }
-    let tracked = |tensor: Tensor<D>| -> Option<FloatTensor<Autodiff<Gpu>>> {
-        match tensor.is_autodiff() {
-            true => tensor.try_into_primitive::<Autodiff<Gpu>>().ok(),
-            false => Some(FloatTensor::<Autodiff<Gpu>>::new(tensor.try_into_primitive::<Gpu>().ok()?)),
+    cast(product(a, b), dtype)
+}
+
+/// By whom matrices on a GPU are multiplied, if not by burn as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// By burn, in parts.
+    Parts,
+    #[cfg(feature = "cuda")]
+    Cublas(Exactness),
+}
+
+impl Form {
+    fn for_these<const D: usize>(a: &Tensor<D>, b: &Tensor<D>, products: Products) -> Option<Self> {
+        if a.device() == Device::flex() || a.dtype() != b.dtype() {
+            return None;
         }
-    };
-    let (Some(left), Some(right)) = (tracked(a.clone()), tracked(b.clone())) else { return a.matmul(b) };
-    let ((left, left_node), (right, right_node)) = (left.into_parts(), right.into_parts());
-    let output = multiplied::<Gpu>(&left, &right);
-    let step = Step.prepare::<NoCheckpointing>([left_node, right_node]).compute_bound().stateful();
-    Tensor::from_primitive::<Autodiff<Gpu>>(match step {
-        OpsKind::Tracked(prep) => prep.finish((left, right), output),
-        OpsKind::UnTracked(prep) => prep.finish(output),
-    })
+        let wide = a.dtype() == DType::F32;
+        #[cfg(feature = "cuda")]
+        if cublas::is_open() && (wide || is_half(a.dtype())) {
+            return Some(Self::Cublas(match products {
+                Products::Exact => Exactness::Exact,
+                Products::Fast => Exactness::Fast,
+            }));
+        }
+        (wide && products == Products::Exact).then_some(Self::Parts)
+    }
+
+    fn product<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+        if !a.is_autodiff() && !b.is_autodiff() {
+            let untracked = |tensor: Tensor<D>| tensor.try_into_primitive::<Gpu>().ok();
+            return match (untracked(a.clone()), untracked(b.clone())) {
+                (Some(a), Some(b)) => Tensor::from_primitive::<Gpu>(self.multiplied(a, b)),
+                _ => a.matmul(b),
+            };
+        }
+        let tracked = |tensor: Tensor<D>| -> Option<FloatTensor<Autodiff<Gpu>>> {
+            match tensor.is_autodiff() {
+                true => tensor.try_into_primitive::<Autodiff<Gpu>>().ok(),
+                false => Some(FloatTensor::<Autodiff<Gpu>>::new(tensor.try_into_primitive::<Gpu>().ok()?)),
+            }
+        };
+        let (Some(left), Some(right)) = (tracked(a.clone()), tracked(b.clone())) else { return a.matmul(b) };
+        let ((left, left_node), (right, right_node)) = (left.into_parts(), right.into_parts());
+        let output = self.multiplied(left.clone(), right.clone());
+        let step = Step(self).prepare::<NoCheckpointing>([left_node, right_node]).compute_bound().stateful();
+        Tensor::from_primitive::<Autodiff<Gpu>>(match step {
+            OpsKind::Tracked(prep) => prep.finish((left, right), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        })
+    }
+
+    fn multiplied(self, a: FloatTensor<Gpu>, b: FloatTensor<Gpu>) -> FloatTensor<Gpu> {
+        match self {
+            Self::Parts => in_parts(&a, &b),
+            #[cfg(feature = "cuda")]
+            Self::Cublas(exactness) => {
+                let dtype = a.dtype();
+                Gpu::multiply(a, b, exactness, dtype)
+            }
+        }
+    }
 }
 
 /// The gradients of a product are products.
 #[derive(Debug)]
-struct Step;
+struct Step(Form);
 
-impl<B: Backend> Backward<B, 2> for Step {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl Backward<Gpu, 2> for Step {
+    type State = (FloatTensor<Gpu>, FloatTensor<Gpu>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
+        let grad = grads.consume::<Gpu>(&ops.node);
         let (a, b) = ops.state;
         let [for_a, for_b] = ops.parents;
         if let Some(parent) = for_a {
-            grads.register::<B>(parent.id, multiplied::<B>(&grad, &transposed::<B>(b)));
+            grads.register::<Gpu>(parent.id, self.0.multiplied(grad.clone(), transposed(b)));
         }
         if let Some(parent) = for_b {
-            grads.register::<B>(parent.id, multiplied::<B>(&transposed::<B>(a), &grad));
+            grads.register::<Gpu>(parent.id, self.0.multiplied(transposed(a), grad));
         }
     }
 }
 
-fn transposed<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+fn transposed(tensor: FloatTensor<Gpu>) -> FloatTensor<Gpu> {
     let rank = tensor.rank();
-    B::float_swap_dims(tensor, rank - 2, rank - 1)
+    Gpu::float_swap_dims(tensor, rank - 2, rank - 1)
 }
 
 /// `A1 B1 + (A1 B2 + A2 B)`.
-fn multiplied<B: Backend>(a: &FloatTensor<B>, b: &FloatTensor<B>) -> FloatTensor<B> {
-    let ([a1, a2], [b1, b2]) = (parts::<B>(a), parts::<B>(b));
-    let small = B::float_add(B::float_matmul(a1.clone(), b2), B::float_matmul(a2, b.clone()));
-    B::float_add(B::float_matmul(a1, b1), small)
+fn in_parts(a: &FloatTensor<Gpu>, b: &FloatTensor<Gpu>) -> FloatTensor<Gpu> {
+    let ([a1, a2], [b1, b2]) = (parts::<Gpu>(a), parts::<Gpu>(b));
+    let small = Gpu::float_add(Gpu::float_matmul(a1.clone(), b2), Gpu::float_matmul(a2, b.clone()));
+    Gpu::float_add(Gpu::float_matmul(a1, b1), small)
 }
 
 /// What bf16 holds of it, and the rest, which is exact.
@@ -142,13 +200,49 @@ mod tests {
         a.iter().zip(&b).fold(0.0f64, |apart, (a, b)| apart.max((a - b).abs())) / largest
     }
 
+    /// Those that compute as f32 does, as far as they are here.
+    fn exact_forms() -> Vec<Form> {
+        vec![
+            Form::Parts,
+            #[cfg(feature = "cuda")]
+            Form::Cublas(Exactness::Exact),
+        ]
+    }
+
+    fn exact<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+        a.cast(DType::F64).matmul(b.cast(DType::F64)).cast(DType::F32)
+    }
+
     /// In TF32 it would be 3e-4.
     #[test]
-    fn a_product_in_parts_is_the_product_in_f32() {
+    fn products_of_f32_are_f32() {
         let (a, b) = (random([40, 300], 1), random([300, 24], 2));
-        let exact = a.clone().cast(DType::F64).matmul(b.clone().cast(DType::F64));
-        assert!(apart(&product(a.clone(), b.clone()).cast(DType::F64), &exact) < 2e-6);
-        assert!(apart(&in_parts(a, b).cast(DType::F64), &exact) < 2e-6);
+        let expected = exact(a.clone(), b.clone());
+        assert!(apart(&product(a.clone(), b.clone()), &expected) < 2e-6);
+        for form in exact_forms() {
+            assert!(apart(&form.product(a.clone(), b.clone()), &expected) < 2e-6, "{form:?}");
+        }
+        assert!(apart(&Products::Fast.of(a, b), &expected) < 1e-3);
+    }
+
+    /// Of operands that are views: transposed, of some rows and of some columns of larger ones.
+    #[test]
+    fn operands_may_lie_in_any_order() {
+        let (a, b) = (random([30, 70], 1), random([20, 60], 2));
+        let (a, b) = (a.transpose().narrow(0, 5, 60).narrow(1, 3, 25), b.transpose().narrow(1, 2, 7));
+        let expected = exact(a.clone().transpose(), b.clone());
+        for form in exact_forms() {
+            assert!(apart(&form.product(a.clone().transpose(), b.clone()), &expected) < 2e-6, "{form:?}");
+        }
+        let sixteen = [a.transpose(), b].map(|operand| cast(operand, DType::BF16));
+        let [a, b] = sixteen.clone().map(|operand| cast(operand, DType::F32));
+        let [x, y] = sixteen;
+        let narrow = product(x.clone(), y.clone());
+        assert_eq!(narrow.dtype(), DType::BF16);
+        assert!(apart(&cast(narrow, DType::F32), &exact(a.clone(), b.clone())) < 1e-2);
+        let wide = product_in(x, y, DType::F32);
+        assert_eq!(wide.dtype(), DType::F32);
+        assert!(apart(&wide, &exact(a, b)) < 1e-2);
     }
 
     /// What each part would lose in TF32 is below what f32 loses.
@@ -167,7 +261,7 @@ mod tests {
     #[test]
     fn its_gradients_are_those_of_a_product() {
         let inputs = [random([12, 30], 4), random([30, 9], 5)];
-        let of = |form: fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
+        let of = |form: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
             let [a, b] = inputs.clone().map(|input| input.autodiff().require_grad());
             let output = form(a.clone(), b.clone());
             let weight = random([12, 9], 6).autodiff();
@@ -179,10 +273,12 @@ mod tests {
             assert!(b.grad(&one).is_none());
             [vec![output.inner(), alone], gradients.to_vec()].concat()
         };
-        let exact = |a: Tensor<2>, b: Tensor<2>| a.cast(DType::F64).matmul(b.cast(DType::F64)).cast(DType::F32);
-        for (found, expected) in of(in_parts).iter().zip(of(exact)) {
-            assert_eq!(found.dims(), expected.dims());
-            assert!(apart(found, &expected) < 2e-6);
+        let expected = of(&exact);
+        for form in exact_forms() {
+            for (found, expected) in of(&|a, b| form.product(a, b)).iter().zip(&expected) {
+                assert_eq!(found.dims(), expected.dims());
+                assert!(apart(found, expected) < 2e-6, "{form:?}");
+            }
         }
     }
 
@@ -190,8 +286,9 @@ mod tests {
     #[test]
     fn stacks_are_multiplied_one_by_one() {
         let (a, b) = (random([6, 20], 7).reshape([2, 3, 20]), random([40, 4], 8).reshape([2, 20, 4]));
-        let expected = a.clone().cast(DType::F64).matmul(b.clone().cast(DType::F64)).cast(DType::F32);
-        let found = in_parts(a, b);
-        assert!(apart(&found.reshape([6, 4]), &expected.reshape([6, 4])) < 2e-6);
+        let expected = exact(a.clone(), b.clone()).reshape([6, 4]);
+        for form in exact_forms() {
+            assert!(apart(&form.product(a.clone(), b.clone()).reshape([6, 4]), &expected) < 2e-6, "{form:?}");
+        }
     }
 }

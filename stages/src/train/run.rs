@@ -99,7 +99,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
     ) -> Result<(Self, Llama), StageError> {
         let begun = (ctx.device() != stage::Device::Cpu).then(Instant::now);
         let (device, dtype) = device::open_in(ctx)?;
-        device::note_cores(ctx);
+        device::note_machine(ctx);
         let device = device.autodiff();
         let data = TokenFolder::open(&ctx.input("data")?)?;
         if let Some((param, message)) = params.split_too_small(data.meta.train_tokens as u64, "") {
@@ -171,6 +171,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
 
     /// One update of all weights, or none when the loss or a gradient is not finite.
     fn update(&mut self, model: Llama) -> Result<Llama, StageError> {
+        device::hand_over(&self.device)?;
         let params = self.params;
         let seed = self.ctx.rng_seed("batches", self.done);
         let batches = self.batches.step(seed, params.batch_size, params.grad_accum, &self.device);
@@ -205,7 +206,7 @@ impl<'a, 'b, M: MethodParams> Run<'a, 'b, M> {
             }
         }
         self.done += 1;
-        device::end_update(&self.device)?;
+        device::hand_over(&self.device)?;
         if self.unread.full() {
             self.read()?;
         }

@@ -3,6 +3,9 @@
 // Work is done when it is asked for, in order, so streams and events have nothing to wait for. An event's time is the
 // number of instructions that were executed before it: what is tuned by it is chosen alike on every machine.
 //
+// What would have to wait on a GPU is kept count of all the same: a product of matrices (cublas.cpp) must be told to wait for
+// everything before it, and everything after it for the product, or it fails.
+//
 //   EMULATED_GPUS, EMULATED_MEMORY   how many there are, and their bytes (machine.hpp)
 //   EMULATED_CHOICE                  a number: events tell times drawn from it and the kernels that ran, so that tuning chooses
 //                                    among all kernels that can do a thing
@@ -14,6 +17,7 @@
 #include <cstdarg>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "execute.hpp"
 #include "machine.hpp"
@@ -33,9 +37,48 @@ int current = 0;
 struct Module {
     std::map<std::string, ptx::Kernel> kernels;
 };
+// What work has been done before: how much of each stream.
+struct Stream;
+using Before = std::map<Stream *, long>;
+struct Stream {
+    long queued = 0;
+    long products = 0; // up to the last of them
+    Before waited;
+};
 struct Event {
     double at = 0;
+    Before before;
 };
+std::set<Stream *> streams;
+Before of_context; // what all streams have to wait for, those to come as well
+
+void merge(Before &into, const Before &from) {
+    for (auto &[stream, queued] : from) into[stream] = std::max(into[stream], queued);
+}
+Before all_of(Stream *stream) {
+    Before before = stream->waited;
+    before[stream] = stream->queued;
+    return before;
+}
+// Whether a stream has been told to wait for the others: a product for all that they have, others for their products.
+bool in_order(Stream *stream, bool product) {
+    for (Stream *other : streams)
+        if (other != stream && stream->waited[other] < (product ? other->queued : other->products)) return false;
+    return true;
+}
+int out_of_order(const char *name) {
+    fprintf(stderr, "emulated GPU: %s does not wait for what it reads or for who reads what it writes\n", name);
+    return broken = ptx::LAUNCH_FAILED;
+}
+Stream *made() { return *streams.insert(new Stream{0, 0, of_context}).first; }
+// Other work begins in a stream.
+int begun(void *queue, const char *name) {
+    Stream *stream = (Stream *)queue;
+    if (broken || !stream) return broken;
+    if (!in_order(stream, false)) return out_of_order(name);
+    stream->queued++;
+    return SUCCESS;
+}
 struct Ran {
     long times = 0;
     long by_chance = 0; // launches whose sums depend on the order of threads
@@ -134,8 +177,25 @@ bool allocated(u64 address, u64 bytes) {
 
 extern "C" {
 
-// For the other library.
+// For the other libraries.
 unsigned long long emulated_memory_in_use() { return in_use; }
+bool emulated_idle() { return idle(); }
+bool emulated_allocated(unsigned long address, unsigned long bytes) {
+    Locked locked(lock);
+    return ptx::allocated(address, bytes);
+}
+// A product of matrices begins in a stream.
+int emulated_product(void *queue, const char *name, double steps) {
+    Locked locked(lock);
+    if (broken) return broken;
+    Stream *stream = (Stream *)queue;
+    if (!in_order(stream, true)) return out_of_order(name);
+    stream->products = ++stream->queued;
+    Ran &entry = ran[name];
+    entry.times++, entry.steps += steps;
+    ticks += price(name, steps);
+    return SUCCESS;
+}
 
 int cuInit(unsigned) { return machine::visible().empty() ? NO_DEVICE : SUCCESS; }
 int cuDriverGetVersion(int *version) { return *version = 13000, SUCCESS; }
@@ -167,16 +227,39 @@ int cuCtxGetCurrent(void **context) { return *context = &current, SUCCESS; }
 int cuCtxSynchronize() { return broken; }
 int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, SUCCESS; }
 
-int cuStreamCreate(void **stream, unsigned) { return *stream = new char, SUCCESS; }
-int cuStreamCreateWithPriority(void **stream, unsigned, int) { return *stream = new char, SUCCESS; }
-int cuStreamDestroy_v2(void *stream) { return delete (char *)stream, SUCCESS; }
+int cuStreamCreate(void **stream, unsigned) {
+    Locked locked(lock);
+    return *stream = made(), SUCCESS;
+}
+int cuStreamCreateWithPriority(void **stream, unsigned, int) { return cuStreamCreate(stream, 0); }
+int cuStreamDestroy_v2(void *stream) {
+    Locked locked(lock);
+    streams.erase((Stream *)stream);
+    return delete (Stream *)stream, SUCCESS;
+}
 int cuStreamSynchronize(void *) { return broken; }
-int cuStreamWaitEvent(void *, void *, unsigned) { return broken; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+    Locked locked(lock);
+    return merge(((Stream *)stream)->waited, ((Event *)event)->before), broken;
+}
 int cuEventCreate(void **event, unsigned) { return *event = new Event, SUCCESS; }
 int cuEventDestroy_v2(void *event) { return delete (Event *)event, SUCCESS; }
-int cuEventRecord(void *event, void *) {
+int cuEventRecord(void *event, void *stream) {
     Locked locked(lock);
-    return ((Event *)event)->at = ticks, broken;
+    *(Event *)event = {ticks, all_of((Stream *)stream)};
+    return broken;
+}
+int cuCtxRecordEvent(void *, void *event) {
+    Locked locked(lock);
+    *(Event *)event = {ticks, {}};
+    for (Stream *stream : streams) merge(((Event *)event)->before, all_of(stream));
+    return broken;
+}
+int cuCtxWaitEvent(void *, void *event) {
+    Locked locked(lock);
+    merge(of_context, ((Event *)event)->before);
+    for (Stream *stream : streams) merge(stream->waited, ((Event *)event)->before);
+    return broken;
 }
 int cuEventSynchronize(void *) { return broken; }
 int cuEventQuery(void *) { return broken; }
@@ -192,22 +275,23 @@ int cuMemAllocHost_v2(void **address, size_t bytes) { return *address = aligned_
 int cuMemFreeHost(void *address) { return free(address), SUCCESS; }
 
 namespace {
-int copied(void *to, const void *from, size_t bytes, unsigned long device1, unsigned long device2) {
+int copied(void *to, const void *from, size_t bytes, unsigned long device1, unsigned long device2, void *queue) {
     Locked locked(lock);
-    if (broken) return broken;
+    if (int failed = begun(queue, "a copy")) return failed;
     for (unsigned long device : {device1, device2})
         if (device && !ptx::allocated(device, bytes)) return INVALID_VALUE;
     memmove(to, from, bytes);
     return SUCCESS;
 }
 } // namespace
-int cuMemcpyHtoDAsync_v2(unsigned long to, const void *from, size_t bytes, void *) { return copied((void *)to, from, bytes, to, 0); }
-int cuMemcpyDtoHAsync_v2(void *to, unsigned long from, size_t bytes, void *) { return copied(to, (void *)from, bytes, from, 0); }
-int cuMemcpyDtoDAsync_v2(unsigned long to, unsigned long from, size_t bytes, void *) {
-    return copied((void *)to, (void *)from, bytes, to, from);
+int cuMemcpyHtoDAsync_v2(unsigned long to, const void *from, size_t bytes, void *queue) { return copied((void *)to, from, bytes, to, 0, queue); }
+int cuMemcpyDtoHAsync_v2(void *to, unsigned long from, size_t bytes, void *queue) { return copied(to, (void *)from, bytes, from, 0, queue); }
+int cuMemcpyDtoDAsync_v2(unsigned long to, unsigned long from, size_t bytes, void *queue) {
+    return copied((void *)to, (void *)from, bytes, to, from, queue);
 }
-int cuMemsetD8Async(unsigned long to, unsigned char value, size_t bytes, void *) {
+int cuMemsetD8Async(unsigned long to, unsigned char value, size_t bytes, void *queue) {
     Locked locked(lock);
+    if (int failed = begun(queue, "a memset")) return failed;
     if (!ptx::allocated(to, bytes)) return INVALID_VALUE;
     if (!idle()) memset((void *)to, value, bytes);
     return broken;
@@ -225,12 +309,12 @@ struct Copy2D { // CUDA_MEMCPY2D
     void *to_array;
     size_t to_pitch, width, height;
 };
-int cuMemcpy2DAsync_v2(const Copy2D *c, void *) {
+int cuMemcpy2DAsync_v2(const Copy2D *c, void *queue) {
     const bool from_host = c->from_kind == 1, to_host = c->to_kind == 1;
     for (size_t y = 0; y < c->height; y++) {
         const char *from = (from_host ? (const char *)c->from_host : (const char *)c->from_device) + (y + c->from_y) * c->from_pitch + c->from_x;
         char *to = (to_host ? (char *)c->to_host : (char *)c->to_device) + (y + c->to_y) * c->to_pitch + c->to_x;
-        int failed = copied(to, from, c->width, from_host ? 0 : (unsigned long)from, to_host ? 0 : (unsigned long)to);
+        int failed = copied(to, from, c->width, from_host ? 0 : (unsigned long)from, to_host ? 0 : (unsigned long)to, queue);
         if (failed) return failed;
     }
     return SUCCESS;
@@ -259,10 +343,11 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
 }
 int cuFuncSetAttribute(void *, int, int value) { return value > 232448 ? INVALID_VALUE : SUCCESS; }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void *, void **arguments, void **) {
+                   void *queue, void **arguments, void **) {
     Locked locked(lock);
     if (broken) return broken;
     const ptx::Kernel &kernel = *(ptx::Kernel *)function;
+    if (int failed = begun(queue, kernel.name.c_str())) return failed;
     const unsigned long long threads = (unsigned long long)bx * by * bz;
     if (!gx || !gy || !gz || !threads || threads > 1024 || bz > 64 || gy > 65535 || gz > 65535 || shared + kernel.shared_bytes > 232448)
         return INVALID_VALUE;

@@ -35,7 +35,7 @@ pub fn run_vision<M: VisionMethodParams>(
 ) -> Result<VisionModel, StageError> {
     device::with_threads(ctx.threads(), || {
         let device = device::open(ctx)?;
-        device::note_cores(ctx);
+        device::note_machine(ctx);
         let folder = ImageFolder::open(&ctx.input("data")?)?;
         let (train, validation) = (folder.train()?, folder.validation()?);
         if train.len() < params.batch_size {
@@ -129,6 +129,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
 
     /// One step. Returns the model, the mean loss of the batch and the learning rate.
     fn update(&mut self, model: VisionModel, batch: &[usize]) -> Result<(VisionModel, f64, f64), StageError> {
+        device::hand_over(self.device)?;
         let (params, at) = (self.params, self.at());
         let augment = (params.augment, self.ctx.rng_seed("augment", self.done));
         let batch = ImageBatch::new(self.data.train, self.data.meta, batch, Some(augment), self.device);
@@ -168,7 +169,7 @@ impl<M: VisionMethodParams> Run<'_, '_, M> {
             self.guard.skip(self.done + 1, bad.as_deref().unwrap_or("the loss"))?;
         }
         self.done += 1;
-        device::end_update(self.device)?;
+        device::hand_over(self.device)?;
         Ok((model, scores.loss(), lr))
     }
 
