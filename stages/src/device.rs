@@ -36,6 +36,7 @@ pub fn open_in(ctx: &StageContext<'_>) -> Result<(Device, DType), StageError> {
 #[cfg(feature = "cuda")]
 fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _, cache::CacheConfig};
+    use sepia_engine::device::Cublas;
     use sepia_kernels::cublas;
     let mut config = CubeClRuntimeConfig::default().override_from_env();
     if let Some(folder) = ctx.kernels() {
@@ -49,10 +50,14 @@ fn cuda(index: usize, ctx: &StageContext<'_>) -> Result<Device, StageError> {
     }
     // `false` where a device was opened before: then the place is known already.
     let _ = CubeClRuntimeConfig::try_set(config);
-    match cublas::open(index) {
-        Err(absent) if absent.was_asked_for => {
-            let variable = cublas::VARIABLE;
-            Err(StageError::new(format!("{variable} names a cuBLAS that cannot be used: {}", absent.reason))
+    let cublas = Cublas::of_this_machine();
+    if cublas == Cublas::Off {
+        return Ok(Device::cuda(index));
+    }
+    match (cublas::open(index, cublas.files()), &cublas) {
+        (Err(why), Cublas::Named(_)) => {
+            let variable = Cublas::VARIABLE;
+            Err(StageError::new(format!("{variable} names a cuBLAS that cannot be used: {why}"))
                 .help(format!("name libcublas.so.12 or .13 or its folder, or write {variable}=off to do without")))
         }
         _ => Ok(Device::cuda(index)),
@@ -85,15 +90,15 @@ pub fn note_machine(ctx: &mut StageContext<'_>) {
 
 #[cfg(feature = "cuda")]
 fn multiplied_by() -> String {
-    use sepia_kernels::cublas;
-    match cublas::opened() {
+    use sepia_engine::device::Cublas;
+    let variable = Cublas::VARIABLE;
+    match sepia_kernels::cublas::opened() {
         Some(Ok(found)) => format!("matrices are multiplied by cuBLAS {}", found.version),
-        Some(Err(absent)) => format!(
-            "matrices are multiplied by burn's kernels, which are slower and have to be tuned: {} ({} says where cuBLAS is)",
-            absent.reason,
-            cublas::VARIABLE
+        Some(Err(why)) => format!(
+            "matrices are multiplied by burn's kernels, which are slower and have to be tuned: {why} ({variable}=FOLDER says \
+             where it is)"
         ),
-        None => "matrices are multiplied by burn's kernels".to_owned(),
+        None => format!("matrices are multiplied by burn's kernels: {variable} is off"),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 pub(crate) fn test_device() -> Device {
     #[cfg(feature = "cuda")]
     if on_gpu() {
-        let _ = sepia_kernels::cublas::open(0);
+        let _ = sepia_kernels::cublas::open(0, sepia_engine::device::Cublas::of_this_machine().files());
         return Device::cuda(0);
     }
     Device::flex()

@@ -49,7 +49,8 @@ class Emulated(Verdicts):
 
     def environment(self, **more):
         environment = {**os.environ, "LD_LIBRARY_PATH": self.args.emulator, "CUDA_PATH": self.args.toolkit}
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        for name in ("CUDA_VISIBLE_DEVICES", "SEPIA_CUBLAS"):
+            environment.pop(name, None)
         environment.update(more)
         return {name: value for name, value in environment.items() if value is not None}
 
@@ -106,14 +107,35 @@ class Emulated(Verdicts):
         good = done.returncode == 1 and all(word in done.stderr for word in words)
         self.judge("too little memory is told", good, f"exit {done.returncode}")
 
+    def multiplied(self):
+        """cuBLAS multiplies all matrices where it is, and where it is asked for it must be usable."""
+        path = self.manifest("cublas", 'method = { name = "galore", rank = 4, update_proj_gap = 2 }')
+        self.sepia("run", path, "--store", "store", "--force", "train", "--device", "cpu")
+        wanted, log = metrics(self.work / "store", "loss"), self.work / "cublas.log"
+        shutil.rmtree(self.work / "store/cache/kernels", ignore_errors=True)
+        done = self.sepia("run", path, "--store", "store", "--force", "train", EMULATED_LOG=str(log))
+        found = metrics(self.work / "store", "loss")
+        apart = max((abs(a - b) / a for a, b in zip(wanted, found)), default=1)
+        good = done.returncode == 0 and len(found) == len(wanted) and apart < 1e-5
+        self.judge("cuBLAS: loss as on the CPU", good, f"{apart:.1e}")
+        lines = [line.split() for line in log.read_text().splitlines()]
+        products = sum(int(line[2]) for line in lines if line[1] == "ran" and line[-1].startswith("cublas"))
+        others = sum(line[1] == "load" and "matmul" in line[-1] for line in lines)
+        self.judge("cuBLAS: all products are its", products > 0 and others == 0, f"{products}, and {others} kernels for others")
+        done = self.sepia("run", path, "--store", "store", "--force", "train", SEPIA_CUBLAS="/nowhere/libcublas.so.12")
+        words = ["SEPIA_CUBLAS names a cuBLAS that cannot be used", "/nowhere/libcublas.so.12", "SEPIA_CUBLAS=off"]
+        good = done.returncode == 1 and all(word in done.stderr for word in words)
+        self.judge("cuBLAS: a wrong place is told", good, f"exit {done.returncode}")
+
     def any_choice(self):
-        """Whatever kernels are chosen, the losses are the CPU's."""
+        """Whatever kernels are chosen, without cuBLAS, the losses are the CPU's."""
         path = self.manifest("choice", 'method = { name = "galore", rank = 4, update_proj_gap = 2 }')
         self.sepia("run", path, "--store", "store", "--force", "train", "--device", "cpu")
         wanted = metrics(self.work / "store", "loss")
         for choice in range(self.args.choices):
             shutil.rmtree(self.work / "store/cache/kernels", ignore_errors=True)
-            done = self.sepia("run", path, "--store", "store", "--force", "train", EMULATED_CHOICE=str(choice))
+            done = self.sepia("run", path, "--store", "store", "--force", "train", EMULATED_CHOICE=str(choice),
+                              SEPIA_CUBLAS="off")
             found = metrics(self.work / "store", "loss")
             apart = max((abs(a - b) / a for a, b in zip(wanted, found)), default=1)
             good = done.returncode == 0 and len(found) == len(wanted) and apart < 1e-5
@@ -133,11 +155,11 @@ def main():
     parser.add_argument("--sepia", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--emulator", required=True, help="the folder of the two libraries")
+    parser.add_argument("--emulator", required=True, help="the folder of the emulated libraries")
     parser.add_argument("--toolkit", required=True, help="the folder that holds nvvm/libdevice")
     parser.add_argument("--choices", type=int, default=2, help="how often kernels are chosen by lot")
     emulated = Emulated(parser.parse_args())
-    for part in ("listed", "nothing_to_compile_with", "several", "full", "any_choice", "checks"):
+    for part in ("listed", "nothing_to_compile_with", "several", "full", "multiplied", "any_choice", "checks"):
         getattr(emulated, part)()
     sys.exit(emulated.exit_status())
 

@@ -8,7 +8,7 @@ use super::{
     output,
 };
 use crate::{
-    device::{Gpu, Gpus, MathLibrary},
+    device::{Cublas, Gpu, Gpus, MathLibrary},
     exec::slots::{machine_memory, machine_threads},
     report::figures::bytes,
     stage::{Dtype, Registry},
@@ -37,6 +37,9 @@ fn text(gpus: &Gpus, built: bool, (threads, memory): (usize, u64)) -> String {
             names(gpu).join(" "),
         ));
     }
+    if gpus.why_none().is_none() {
+        out.push_str(&multiplied_by(&Cublas::of_this_machine()));
+    }
     let math_library = gpus.why_none().is_none().then(|| MathLibrary::of_this_machine().err()).flatten();
     let why = gpus.why_none().or(math_library.as_ref()).map(|why| (why.to_string(), why.help()));
     let not_built =
@@ -45,6 +48,19 @@ fn text(gpus: &Gpus, built: bool, (threads, memory): (usize, u64)) -> String {
         out.push_str(&format!("no cuda: {why}\n  help: {help}\n"));
     }
     out
+}
+
+/// Who multiplies matrices on a GPU.
+fn multiplied_by(cublas: &Cublas) -> String {
+    let variable = Cublas::VARIABLE;
+    match (cublas, cublas.files()) {
+        (Cublas::Off, _) => format!("cublas  is off ({variable})\n"),
+        (_, [best, ..]) => format!("cublas  {}\n", best.display()),
+        (_, []) => format!(
+            "cublas  was found nowhere: matrices are multiplied by kernels that are slower and have to be tuned\n  \
+             help: install a CUDA toolkit or `pip install nvidia-cublas-cu12`, or say where it is: {variable}=FOLDER\n"
+        ),
+    }
 }
 
 fn as_json(gpus: &Gpus, built: bool) -> serde_json::Value {
@@ -68,6 +84,7 @@ fn as_json(gpus: &Gpus, built: bool) -> serde_json::Value {
         "driver": gpus.driver,
         "gpus": list,
         "math_library": MathLibrary::of_this_machine().ok().map(|library| library.file().to_string_lossy().into_owned()),
+        "cublas": Cublas::of_this_machine().files().first().map(|file| file.to_string_lossy().into_owned()),
         "why_none": gpus.why_none().map(ToString::to_string),
         "cpu": { "threads": machine_threads(), "memory_bytes": machine_memory() },
     })

@@ -5,18 +5,15 @@
 //! that `CUDA_PATH` names, or into four common ones, and fails in the middle of a training where it finds none. Hence it is
 //! looked for before anything runs, in more places, and a child is told where it is.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use super::NoGpu;
+use super::{
+    NoGpu,
+    installed::{Installed, USUAL, Variable, of_packages, python_packages},
+};
 
 /// Where it lies within a toolkit.
 const WITHIN: &str = "nvvm/libdevice/libdevice.10.bc";
-
-/// Where CubeCL and people put toolkits.
-const USUAL: [&str; 4] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,33 +29,13 @@ impl MathLibrary {
         Self::find(&|name| std::env::var_os(name), &USUAL.map(PathBuf::from)).ok_or(NoGpu::NoMathLibrary)
     }
 
-    fn find(variable: &dyn Fn(&str) -> Option<OsString>, usual: &[PathBuf]) -> Option<Self> {
-        let named = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // The prefixes of programs: `/opt/x` for `/opt/x/bin/nvcc`. A link on the path may point to where it was installed.
-        let path = variable("PATH").unwrap_or_default();
-        let prefix_of = |program: &str| {
-            let mut found =
-                std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|file| file.is_file());
-            found.next().into_iter().flat_map(|file| {
-                let real = fs_err::canonicalize(&file).ok();
-                [Some(file), real].into_iter().flatten().filter_map(|file| Some(file.parent()?.parent()?.to_owned()))
-            })
-        };
-        let toolkits = ["CUDA_PATH", "CUDA_HOME"]
-            .into_iter()
-            .filter_map(named)
-            .chain(usual.iter().cloned())
-            .chain(usual.first().into_iter().flat_map(|first| versions(first)))
-            .chain(prefix_of("nvcc"));
-        let environments =
-            ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(named).chain(prefix_of("python3")).flat_map(
-                |prefix| {
-                    let packages: Vec<PathBuf> =
-                        python_packages(&prefix).flat_map(|packages| in_packages(&packages)).collect();
-                    [prefix.join(WITHIN)].into_iter().chain(packages)
-                },
-            );
-        let mut files = toolkits.map(|toolkit| toolkit.join(WITHIN)).chain(environments);
+    fn find(variable: &Variable<'_>, usual: &[PathBuf]) -> Option<Self> {
+        let Installed { toolkits, environments } = Installed::new(variable, usual);
+        let in_environments = environments.into_iter().flat_map(|prefix| {
+            let packages: Vec<PathBuf> = python_packages(&prefix).flat_map(|packages| in_packages(&packages)).collect();
+            [prefix.join(WITHIN)].into_iter().chain(packages)
+        });
+        let mut files = toolkits.into_iter().map(|toolkit| toolkit.join(WITHIN)).chain(in_environments);
         files.find(|file| file.is_file()).map(Self)
     }
 
@@ -88,39 +65,9 @@ impl MathLibrary {
     }
 }
 
-/// Toolkits beside the usual one, as NVIDIA's installers name them: `/usr/local/cuda-12.9`, the newest first.
-fn versions(usual: &Path) -> Vec<PathBuf> {
-    let Some((folder, name)) = usual.parent().zip(usual.file_name()) else { return Vec::new() };
-    let start = format!("{}-", name.to_string_lossy());
-    let version = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?.strip_prefix(&start)?.to_owned();
-        let parts: Vec<u32> = name.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-        Some(parts)
-    };
-    let listed = fs_err::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut all: Vec<(Vec<u32>, PathBuf)> = listed.filter_map(|path| Some((version(&path)?, path))).collect();
-    all.sort_by(|one, other| other.cmp(one));
-    all.into_iter().map(|(_, path)| path).collect()
-}
-
-/// The folders of a Python environment that packages are installed in.
-fn python_packages(prefix: &Path) -> impl Iterator<Item = PathBuf> {
-    let mut all: Vec<PathBuf> = fs_err::read_dir(prefix.join("lib"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")))
-        .collect();
-    all.sort();
-    all.into_iter().rev().flat_map(|python| [python.join("site-packages"), python.join("dist-packages")])
-}
-
 /// Where packages have it: NVIDIA's own (`nvidia-cuda-nvcc-cu12`, `nvidia-nvvm`), and Triton.
 fn in_packages(packages: &Path) -> Vec<PathBuf> {
-    let nvidia = fs_err::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
-    let mut all: Vec<PathBuf> = nvidia.map(|entry| entry.path().join(WITHIN)).collect();
-    all.sort();
+    let mut all: Vec<PathBuf> = of_packages(packages).into_iter().map(|package| package.join(WITHIN)).collect();
     all.push(packages.join("triton/backends/nvidia/lib/libdevice.10.bc"));
     all
 }

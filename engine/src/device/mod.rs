@@ -5,8 +5,10 @@
 //! that a child process can be given, see [`Gpus::get`].
 
 mod absence;
+mod cublas;
 mod exhausted;
 mod gpu;
+mod installed;
 mod math_library;
 mod memory;
 mod visible;
@@ -16,6 +18,7 @@ use std::sync::OnceLock;
 use nvml_wrapper::{Nvml, error::NvmlError};
 
 pub use absence::NoGpu;
+pub use cublas::Cublas;
 pub use exhausted::{explained, out_of_memory};
 pub use gpu::Gpu;
 pub use math_library::MathLibrary;

@@ -11,7 +11,6 @@
 //! serve. This is a crate of its own because calling C is unsafe.
 
 mod layout;
-mod places;
 
 #[cfg(feature = "cuda")]
 mod bindings;
@@ -20,6 +19,5 @@ mod product;
 #[cfg(feature = "cuda")]
 mod queue;
 
-pub use places::VARIABLE;
 #[cfg(feature = "cuda")]
-pub use product::{Absent, Exactness, Found, is_open, open, opened, product};
+pub use product::{Exactness, Found, is_open, open, opened, product};

@@ -10,7 +10,11 @@ use std::{
 };
 
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{kernel::into_contiguous, ops::numeric::empty_device_dtype, tensor::CubeTensor};
+use burn_cubecl::{
+    kernel::into_contiguous,
+    ops::numeric::{empty_device_contiguous_dtype, empty_device_dtype},
+    tensor::CubeTensor,
+};
 use cubecl::{
     client::Client,
     cuda::{CudaDevice, CudaRuntime},
@@ -28,7 +32,6 @@ use cubecl_server::{
 
 use crate::{
     layout::Layout,
-    places::{Asked, VARIABLE, places},
     queue::{Numbers, Place, Product, Queue},
 };
 
@@ -42,17 +45,8 @@ pub struct Found {
     library: PathBuf,
 }
 
-/// Why it is not there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absent {
-    /// Whether the user said where it is, and it is not.
-    pub was_asked_for: bool,
-    /// For a sentence: what was tried, and what came of it.
-    pub reason: String,
-}
-
 /// What this process uses, once it is known.
-static OPENED: OnceLock<Result<Found, Absent>> = OnceLock::new();
+static OPENED: OnceLock<Result<Found, String>> = OnceLock::new();
 
 thread_local! {
     /// On the thread that a GPU's work is launched from.
@@ -61,42 +55,34 @@ thread_local! {
     static LAUNCHERS: RefCell<HashMap<DeviceId, DeviceHandle<Server>>> = RefCell::default();
 }
 
-/// Looks for cuBLAS and starts it on the GPU of this number. The first answer holds for the process.
+/// Starts cuBLAS on the GPU of this number: the first of these libraries that can be used. The first answer holds for the
+/// process.
 ///
 /// # Errors
-/// Where it is not there or does not start. Products are left to others then.
-pub fn open(index: usize) -> &'static Result<Found, Absent> {
+/// For a sentence, what came of each. Products are left to others then.
+pub fn open(index: usize, libraries: &[PathBuf]) -> &'static Result<Found, String> {
     OPENED.get_or_init(|| {
-        let asked = Asked::of(std::env::var_os(VARIABLE));
-        let was_asked_for = matches!(asked, Asked::This(_));
-        let absent = |reason| Absent { was_asked_for, reason };
-        if asked == Asked::Nothing {
-            return Err(absent(format!("{VARIABLE} is off")));
-        }
         let launcher = launcher(&CudaRuntime::client(&CudaDevice::new(index)));
         let mut tried = Vec::new();
-        for library in places(&asked, |name| std::env::var_os(name)) {
+        for library in libraries {
             let started = launcher.submit_blocking(|_| {
-                let queue = Queue::new(&library)?;
+                let queue = Queue::new(library)?;
                 let version = queue.version()?;
                 QUEUE.set(Some(queue));
                 Ok(version)
             });
             match started.unwrap_or_else(|error| Err(format!("{error:?}"))) {
-                Ok(version) => return Ok(Found { version, library }),
+                Ok(version) => return Ok(Found { version, library: library.clone() }),
                 Err(error) => tried.push(format!("{}: {error}", library.display())),
             }
         }
-        Err(absent(match tried.is_empty() {
-            true => "there is no libcublas.so.13 or libcublas.so.12".to_owned(),
-            false => tried.join("; "),
-        }))
+        Err(if tried.is_empty() { "cuBLAS was found nowhere".to_owned() } else { tried.join("; ") })
     })
 }
 
 /// What [`open`] found, if it was asked.
 #[must_use]
-pub fn opened() -> Option<&'static Result<Found, Absent>> {
+pub fn opened() -> Option<&'static Result<Found, String>> {
     OPENED.get()
 }
 
@@ -125,7 +111,7 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, exactness: Exactness, dtype: DTyp
     }
     let numbers = numbers([a.dtype, b.dtype, dtype], exactness)?;
     let (shape, sides) = sizes(a.meta.shape(), b.meta.shape())?;
-    let out = empty_device_dtype(a.client.clone(), a.device.clone(), shape, dtype);
+    let out = empty(a, shape, dtype);
     let ((a, a_layout), (b, b_layout)) = (readable(a)?, readable(b)?);
     let c_layout = layout(&out)?;
     let [from_a, from_b, into] = [&a, &b, &out].map(|tensor| tensor.handle.clone().binding());
@@ -201,6 +187,17 @@ fn sizes(a: &Shape, b: &Shape) -> Option<(Shape, [c_int; 3])> {
     *shape.last_mut()? = *n;
     let side = |side: usize| c_int::try_from(side).ok();
     Some((Shape::from(shape), [side(*m)?, side(*n)?, side(*k)?]))
+}
+
+/// Bytes that tensor cores load and store at once: rows that begin at multiples of them are multiplied fastest.
+const ALIGNED: usize = 16;
+
+/// A place for the result. Its rows lie apart where they would not be aligned otherwise, and only there: who takes the tensor
+/// as one row of numbers would have to copy it.
+fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    let row = shape.as_slice().last().map_or(0, |width| width * dtype.size());
+    let make = if row.is_multiple_of(ALIGNED) { empty_device_contiguous_dtype } else { empty_device_dtype };
+    make(like.client.clone(), like.device.clone(), shape, dtype)
 }
 
 fn layout(tensor: &CubeTensor) -> Option<Layout> {

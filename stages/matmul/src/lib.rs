@@ -5,7 +5,7 @@
 //! once, to where it stays. The threads are those of the rayon pool that the caller is in, and are used as burn's backend
 //! uses them, so that the results are the same to the last bit.
 //!
-//! This is a crate of its own because the kernel takes pointers: all of Sepia's unsafe code is in [`product`].
+//! This is a crate of its own because the kernel takes pointers: all unsafe code that runs on the CPU is in [`product`].
 
 use std::mem::MaybeUninit;
 
