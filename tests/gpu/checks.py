@@ -22,7 +22,7 @@ from verdicts import Verdicts, metrics
 SEQ_LEN = 256
 # Windows at once that fit an 80 GB GPU in bf16, by preset, and how many of an update, of which 512 are published (GaLore,
 # appendix C.1): what a method does once an update counts as much here as it does there.
-BATCH = {"60m": 128, "130m": 64, "350m": 32, "1b": 16}
+BATCH = {"60m": 256, "130m": 128, "350m": 64, "1b": 32}
 WINDOWS = 512
 # Updates between two bases: as published, and where they are timed.
 GAP, TIMED_GAP = 200, 4

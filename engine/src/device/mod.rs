@@ -6,7 +6,7 @@
 
 mod absence;
 mod cublas;
-mod exhausted;
+mod failure;
 mod gpu;
 mod installed;
 mod math_library;
@@ -19,7 +19,7 @@ use nvml_wrapper::{Nvml, error::NvmlError};
 
 pub use absence::NoGpu;
 pub use cublas::Cublas;
-pub use exhausted::{explained, out_of_memory};
+pub use failure::{cause, explained, out_of_memory};
 pub use gpu::Gpu;
 pub use math_library::MathLibrary;
 pub use memory::MemoryWatch;

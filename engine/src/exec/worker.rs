@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    device::{MemoryWatch, out_of_memory},
+    device::{self, MemoryWatch},
     stage::{Job, Progress, Registry, Sink, StageContext, StageError, StopFlag},
 };
 
@@ -163,7 +163,7 @@ fn execute(registry: Registry, order: &Order, pipe: &mut Pipe, stop: StopFlag) -
         Ok(Ok(Err(error))) | Err(error) => failed(error, &panics),
         Ok(Err(panic)) => {
             let text = panic_text(panic.as_ref());
-            match panics.out_of_memory(&text) {
+            match panics.cause(&text) {
                 Some(message) => Report::Failed { message, help: None, param: None },
                 None => Report::Failed {
                     message: format!("the stage panicked: {text}"),
@@ -178,7 +178,7 @@ fn execute(registry: Registry, order: &Order, pipe: &mut Pipe, stop: StopFlag) -
 fn failed(error: StageError, panics: &Panics) -> Report {
     match error {
         StageError::Stopped { step } => Report::Stopped { step },
-        StageError::Failed { message, help, param } => match panics.out_of_memory(&message) {
+        StageError::Failed { message, help, param } => match panics.cause(&message) {
             Some(message) => Report::Failed { message, help: None, param: None },
             None => Report::Failed { message, help, param },
         },
@@ -203,10 +203,12 @@ impl Panics {
         panics
     }
 
-    /// The words about a GPU's memory in a message or in what a thread said.
-    fn out_of_memory(&self, message: &str) -> Option<String> {
+    /// What a GPU failed with, in a message or in what a thread said. A kernel that was only tried may fail and be passed
+    /// over, which is the cause of nothing else, unless the thread that serves the GPU is gone.
+    fn cause(&self, message: &str) -> Option<String> {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        out_of_memory(message).or_else(|| said.iter().find_map(|said| out_of_memory(said)))
+        let others = if message.contains("RecvError") { device::cause } else { device::out_of_memory };
+        device::cause(message).or_else(|| said.iter().find_map(|said| others(said)))
     }
 }
 
@@ -222,11 +224,18 @@ mod tests {
     #[test]
     fn a_full_gpu_is_told_from_the_words_of_any_thread() {
         let panics = Panics::default();
-        assert_eq!(panics.out_of_memory("called `Result::unwrap()` on an `Err` value: RecvError"), None);
+        let gone = "called `Result::unwrap()` on an `Err` value: RecvError";
+        assert_eq!(panics.cause(gone), None);
         panics.0.lock().unwrap().push("out of device memory allocating 64 bytes\nBacktrace".to_owned());
-        let found = panics.out_of_memory("called `Result::unwrap()` on an `Err` value: RecvError");
+        let found = panics.cause(gone);
         assert_eq!(found.as_deref(), Some("out of device memory allocating 64 bytes"));
         let error = failed(StageError::new("the device cannot be read"), &panics);
         assert!(matches!(error, Report::Failed { message, .. } if message.starts_with("out of device memory")));
+
+        let panics = Panics::default();
+        panics.0.lock().unwrap().push("DriverError(CUDA_ERROR_INVALID_VALUE)".to_owned());
+        let error = failed(StageError::new("training diverged"), &panics);
+        assert!(matches!(error, Report::Failed { message, .. } if message == "training diverged"));
+        assert_eq!(panics.cause(gone).as_deref(), Some("CUDA_ERROR_INVALID_VALUE"));
     }
 }

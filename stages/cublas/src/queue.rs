@@ -109,6 +109,7 @@ impl Queue {
     /// # Errors
     /// When one of the libraries refuses, and nothing is written.
     pub(crate) unsafe fn multiply(&self, product: &Product) -> Result<(), String> {
+        let [m, n, k] = product.sides;
         let driver = |status: c_int, what: &str| match status {
             0 => Ok(()),
             status => Err(format!("{what} failed with CUDA's error {status}")),
@@ -118,7 +119,8 @@ impl Queue {
         // SAFETY: as above.
         driver(unsafe { (self.driver.stream_waits)(self.stream, self.before, 0) }, "cuStreamWaitEvent")?;
         // SAFETY: the caller answers for the places.
-        said(unsafe { self.call(product) })?;
+        said(unsafe { self.call(product) })
+            .map_err(|status| format!("[{m}, {k}] times [{k}, {n}], {} times: {status}", product.c.layout.count))?;
         // SAFETY: as above.
         driver(unsafe { (self.driver.record)(self.done, self.stream) }, "cuEventRecord")?;
         // SAFETY: as above.

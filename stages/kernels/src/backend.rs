@@ -5,7 +5,6 @@ use burn::{
     backend::{
         Backend, backend_extension,
         fusion::custom::TensorSpec,
-        ops::FloatTensorOps,
         tensor::{FloatTensor, IntTensor},
     },
     tensor::{DType, Shape},
@@ -13,14 +12,52 @@ use burn::{
 use burn_cubecl::CubeBackend;
 use sepia_cublas::Exactness;
 
-use crate::{Adam, Rates, Turn, adam, cross_entropy, eigen, heads, norm, rms_norm, softmax, swiglu, update};
+use crate::{Adam, Rates, Turn, adam, cross_entropy, eigen, heads, norm, product, rms_norm, softmax, swiglu, update};
 
 /// Each kernel by its name, on a backend's own tensors, which are matrices. See the functions of this crate.
 #[backend_extension(Cube, Fusion)]
 #[expect(missing_docs, reason = "the functions of this crate say what each of these does")]
 pub trait Kernels: Backend {
-    #[fusion(meta = |a, b, _, dtype| product_of(a, b, *dtype))]
-    fn multiply(a: FloatTensor<Self>, b: FloatTensor<Self>, exactness: Exactness, dtype: DType) -> FloatTensor<Self>;
+    #[fusion(meta = |a, b, turns, _, dtype| product_of(a, b, turns, *dtype))]
+    fn multiply(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        turns: [bool; 2],
+        exactness: Exactness,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(meta = |_, x, weight, dtype| (x.clone(), TensorSpec::new(weight.shape.clone(), *dtype)))]
+    fn linear_backward(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dtype: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = |q, _, _, _, _, (sizes, _)| {
+        let heads = split_shape(q, sizes);
+        (q.clone(), heads.clone(), heads.clone(), heads)
+    })]
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        how: ([usize; 4], f32),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = |_, _, _, grad, _, _, _| (grad.clone(), grad.clone(), grad.clone()))]
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        how: ([usize; 4], f32),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     #[fusion(meta = |logits, _| (column(logits), column(logits)))]
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -126,11 +163,12 @@ fn values_of(matrices: &TensorSpec) -> TensorSpec {
     TensorSpec::new(Shape::new([matrices.shape[0], matrices.shape[1]]), DType::F32)
 }
 
-/// Stacks of `[m, k]` and `[k, n]` to one of `[m, n]`.
-fn product_of(a: &TensorSpec, b: &TensorSpec, dtype: DType) -> TensorSpec {
+/// Stacks of `[m, k]` and `[k, n]` to one of `[m, n]`, each of them transposed before or not.
+fn product_of(a: &TensorSpec, b: &TensorSpec, [turn_a, turn_b]: &[bool; 2], dtype: DType) -> TensorSpec {
     let mut shape = a.shape.clone();
-    let last = shape.rank() - 1;
-    shape[last] = b.shape[last];
+    let [rows, columns] = [shape.rank() - 2, shape.rank() - 1];
+    shape[rows] = a.shape[if *turn_a { columns } else { rows }];
+    shape[columns] = b.shape[if *turn_b { rows } else { columns }];
     TensorSpec::new(shape, dtype)
 }
 
@@ -143,11 +181,46 @@ fn joined_shape(x: &TensorSpec, [batch, seq, n_head, head_dim]: &[usize; 4]) -> 
 }
 
 impl Kernels for CubeBackend {
-    fn multiply(a: FloatTensor<Self>, b: FloatTensor<Self>, exactness: Exactness, dtype: DType) -> FloatTensor<Self> {
-        sepia_cublas::product(&a, &b, exactness, dtype).unwrap_or_else(|| {
-            let product = Self::float_matmul(a, b);
-            if product.dtype == dtype { product } else { Self::float_cast(product, dtype.into()) }
-        })
+    fn multiply(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        turns: [bool; 2],
+        exactness: Exactness,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        product::multiply([a, b], turns, exactness, dtype)
+    }
+
+    fn linear_backward(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dtype: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        product::linear_backward(grad, x, weight, dtype)
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        how: ([usize; 4], f32),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        product::attention([q, k, v], [cos, sin], how)
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        how: ([usize; 4], f32),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        product::attention_backward([q, k, v], grad, [cos, sin], how)
     }
 
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>) {

@@ -15,6 +15,7 @@ mod eigen;
 mod heads;
 mod launch;
 mod norm;
+mod product;
 mod rms_norm;
 mod softmax;
 mod swiglu;
@@ -32,11 +33,63 @@ pub use heads::Turn;
 pub use sepia_cublas as cublas;
 pub use update::Rates;
 
-/// `A B` of matrices, or of stacks of equally many, in numbers of `dtype`, which is theirs or f32: by cuBLAS where it is
-/// [open](cublas::is_open) and can, else by burn's kernels.
+/// `A B` of matrices, or of stacks of equally many, each transposed before where it is to be turned, in numbers of `dtype`,
+/// which is theirs or f32: by cuBLAS where it is [open](cublas::is_open) and can, else by burn's kernels.
 #[must_use]
-pub fn multiply<const D: usize>(a: Tensor<D>, b: Tensor<D>, exactness: cublas::Exactness, dtype: DType) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as Kernels>::multiply(a.into_dispatch(), b.into_dispatch(), exactness, dtype))
+pub fn multiply<const D: usize>(
+    a: Tensor<D>,
+    b: Tensor<D>,
+    turns: [bool; 2],
+    exactness: cublas::Exactness,
+    dtype: DType,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Kernels>::multiply(
+        a.into_dispatch(),
+        b.into_dispatch(),
+        turns,
+        exactness,
+        dtype,
+    ))
+}
+
+/// The gradients of `x` and `weight` for that of `x weight^T`, multiplied as [`multiply`] does; the latter in numbers of
+/// `dtype`.
+#[must_use]
+pub fn linear_backward(grad: Tensor<2>, x: Tensor<2>, weight: Tensor<2>, dtype: DType) -> [Tensor<2>; 2] {
+    let (for_x, for_weight) =
+        <Dispatch as Kernels>::linear_backward(grad.into_dispatch(), x.into_dispatch(), weight.into_dispatch(), dtype);
+    [for_x, for_weight].map(Tensor::from_dispatch)
+}
+
+/// Causal attention of `[batch * seq, n_head * head_dim]`, whose queries and keys are turned by their positions and the
+/// queries multiplied by `how.factor`; and queries, keys and values as [`attention_backward`] takes them,
+/// `[batch, n_head, seq, head_dim]`. Products are as those of [`multiply`].
+#[must_use]
+pub fn attention([q, k, v]: [Tensor<2>; 3], how: Moved<'_>) -> (Tensor<2>, [Tensor<4>; 3]) {
+    let (mixed, q, k, v) = <Dispatch as Kernels>::attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        how.cos.clone().into_dispatch(),
+        how.sin.clone().into_dispatch(),
+        (how.sizes, how.factor),
+    );
+    (Tensor::from_dispatch(mixed), [q, k, v].map(Tensor::from_dispatch))
+}
+
+/// The gradients of queries, keys and values for that of what [`attention`] found.
+#[must_use]
+pub fn attention_backward([q, k, v]: [Tensor<4>; 3], grad: Tensor<2>, how: Moved<'_>) -> [Tensor<2>; 3] {
+    let (for_q, for_k, for_v) = <Dispatch as Kernels>::attention_backward(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        grad.into_dispatch(),
+        how.cos.clone().into_dispatch(),
+        how.sin.clone().into_dispatch(),
+        (how.sizes, how.factor),
+    );
+    [for_q, for_k, for_v].map(Tensor::from_dispatch)
 }
 
 /// The loss of each row, `-log softmax(logits)[target]`, and the logarithm of its sum of exponentials: logits `[n, width]` and

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use burn::tensor::{Device, Shape, Tensor, TensorData, activation};
 use rayon::prelude::*;
 
-#[cfg(feature = "cuda")]
-use super::taped::on_gpu;
 use super::{
     fused::{Fused, Host, Input, applies, apply, host, values},
     kernel::{exp, max_of, simd, sum_of, sum_of_pairs},
@@ -15,6 +13,8 @@ use super::{
     product::product,
     taped::{Taped, run},
 };
+#[cfg(feature = "cuda")]
+use super::{product::by_cublas, taped::on_gpu};
 
 /// How `[batch * seq, d_model]` falls into sequences and heads.
 #[derive(Debug, Clone, Copy)]
@@ -194,6 +194,10 @@ impl Taped<3> for TapedAttention {
     type Saved = [Tensor<4>; 3];
 
     fn forward(&self, [q, k, v]: [Tensor<2>; 3]) -> (Tensor<2>, Self::Saved) {
+        #[cfg(feature = "cuda")]
+        if by_cublas(&q) {
+            return sepia_kernels::attention([q, k, v], self.moved(Turn::On, self.scale()));
+        }
         let (q, k) = (self.split(q, Turn::On, self.scale()), self.split(k, Turn::On, 1.0));
         let v = self.split(v, Turn::No, 1.0);
         let p = self.probabilities(&q, &k);
@@ -201,6 +205,10 @@ impl Taped<3> for TapedAttention {
     }
 
     fn backward(&self, [q, k, v]: Self::Saved, grad: Tensor<2>, _: [bool; 3]) -> [Option<Tensor<2>>; 3] {
+        #[cfg(feature = "cuda")]
+        if by_cublas(&q) {
+            return sepia_kernels::attention_backward([q, k, v], grad, self.moved(Turn::On, self.scale())).map(Some);
+        }
         let p = self.probabilities(&q, &k);
         let grad = self.split(grad, Turn::No, 1.0);
         let for_v = product(p.clone().swap_dims(2, 3), grad.clone());

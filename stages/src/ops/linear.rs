@@ -1,12 +1,16 @@
 //! The linear layer.
 
 use burn::tensor::{DType, Tensor};
+#[cfg(feature = "cuda")]
+use sepia_kernels::cublas::Exactness;
 
+#[cfg(feature = "cuda")]
+use super::product::by_cublas;
 use super::{
     fused::{Fused, Host, Input, applies, apply},
     matmul::matmul,
     precision::cast,
-    product::{product, product_in},
+    product::product,
     taped::{Taped, run},
 };
 
@@ -33,12 +37,23 @@ impl Taped<2> for TapedLinear {
     fn forward(&self, [x, weight]: [Tensor<2>; 2]) -> (Tensor<2>, Self::Saved) {
         let held = weight.dtype();
         let weight = cast(weight, x.dtype());
+        #[cfg(feature = "cuda")]
+        if by_cublas(&x) {
+            let (dtype, turns) = (x.dtype(), [false, true]);
+            let y = sepia_kernels::multiply(x.clone(), weight.clone(), turns, Exactness::Exact, dtype);
+            return (y, (x, weight, held));
+        }
         (product(x.clone(), weight.clone().transpose()), (x, weight, held))
     }
 
     fn backward(&self, (x, weight, held): Self::Saved, grad: Tensor<2>, wanted: [bool; 2]) -> [Option<Tensor<2>>; 2] {
+        // What is summed up in f32 is not rounded to 16 bits where f32 is wanted.
+        #[cfg(feature = "cuda")]
+        if by_cublas(&x) && wanted == [true; 2] {
+            return sepia_kernels::linear_backward(grad, x, weight, held).map(Some);
+        }
         let for_x = wanted[0].then(|| product(grad.clone(), weight));
-        let for_weight = wanted[1].then(|| product_in(grad.transpose(), x, held));
+        let for_weight = wanted[1].then(|| cast(product(grad.transpose(), x), held));
         [for_x, for_weight]
     }
 }

@@ -41,7 +41,6 @@ use sepia_kernels::{
     cublas::{self, Exactness},
 };
 
-use super::precision::cast;
 #[cfg(feature = "cuda")]
 use super::precision::is_half;
 
@@ -78,14 +77,10 @@ pub fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     Products::Exact.of(a, b)
 }
 
-/// The same in numbers of another type: what is summed up in f32 need not be rounded to 16 bits if f32 is wanted. For tensors
-/// that are not tracked.
-pub(super) fn product_in(a: Tensor<2>, b: Tensor<2>, dtype: DType) -> Tensor<2> {
-    #[cfg(feature = "cuda")]
-    if is_half(a.dtype()) && dtype == DType::F32 && Form::for_these(&a, &b, Products::Exact).is_some() {
-        return sepia_kernels::multiply(a, b, Exactness::Exact, dtype);
-    }
-    cast(product(a, b), dtype)
+/// Whether cuBLAS multiplies this tensor, which is not tracked, with others of its type.
+#[cfg(feature = "cuda")]
+pub(super) fn by_cublas<const D: usize>(tensor: &Tensor<D>) -> bool {
+    matches!(Form::for_these(tensor, tensor, Products::Exact), Some(Form::Cublas(_)))
 }
 
 /// By whom matrices on a GPU are multiplied, if not by burn as it likes.
@@ -143,7 +138,7 @@ impl Form {
             #[cfg(feature = "cuda")]
             Self::Cublas(exactness) => {
                 let dtype = a.dtype();
-                Gpu::multiply(a, b, exactness, dtype)
+                Gpu::multiply(a, b, [false; 2], exactness, dtype)
             }
         }
     }
@@ -191,7 +186,10 @@ fn parts<B: Backend>(x: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ops::fused::testing::random, vectors::flat};
+    use crate::{
+        ops::{cast, fused::testing::random},
+        vectors::flat,
+    };
 
     /// The largest difference, in parts of the largest entry.
     fn apart(a: &Tensor<2>, b: &Tensor<2>) -> f64 {
@@ -202,11 +200,8 @@ mod tests {
 
     /// Those that compute as f32 does, as far as they are here.
     fn exact_forms() -> Vec<Form> {
-        vec![
-            Form::Parts,
-            #[cfg(feature = "cuda")]
-            Form::Cublas(Exactness::Exact),
-        ]
+        let forms = [Some(Form::Parts), Form::for_these(&random([1, 1], 1), &random([1, 1], 1), Products::Exact)];
+        forms.into_iter().flatten().collect()
     }
 
     fn exact<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
@@ -237,12 +232,9 @@ mod tests {
         let sixteen = [a.transpose(), b].map(|operand| cast(operand, DType::BF16));
         let [a, b] = sixteen.clone().map(|operand| cast(operand, DType::F32));
         let [x, y] = sixteen;
-        let narrow = product(x.clone(), y.clone());
+        let narrow = product(x, y);
         assert_eq!(narrow.dtype(), DType::BF16);
-        assert!(apart(&cast(narrow, DType::F32), &exact(a.clone(), b.clone())) < 1e-2);
-        let wide = product_in(x, y, DType::F32);
-        assert_eq!(wide.dtype(), DType::F32);
-        assert!(apart(&wide, &exact(a, b)) < 1e-2);
+        assert!(apart(&cast(narrow, DType::F32), &exact(a, b)) < 1e-2);
     }
 
     /// What each part would lose in TF32 is below what f32 loses.

@@ -84,7 +84,7 @@ impl Run<'_, '_> {
                 self.emit(RunEvent::Cancelled { node: name });
             }
             Ending::Failed(failure) => {
-                let mut failure = self.explain_memory(id, failure.clone());
+                let mut failure = self.explain_device(id, failure.clone());
                 // An executor that keeps the time itself may know better.
                 if running.timed_out && (!ended.timed_out || failure.message.is_empty()) {
                     failure.message = "it did not finish within its time-out".to_owned();
@@ -97,11 +97,11 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// A failure for want of a GPU's memory with what the node was estimated to need.
-    fn explain_memory(&self, id: NodeId, failure: Failure) -> Failure {
+    /// The failure of a GPU in words for people, any other as it is.
+    fn explain_device(&self, id: NodeId, failure: Failure) -> Failure {
         let node = self.plan.node(id);
         let Device::Cuda(number) = node.device else { return failure };
-        if device::out_of_memory(&failure.message).is_none() {
+        if device::cause(&failure.message).is_none() {
             return failure;
         }
         device::explained(failure, &node.name, &node.estimate, Gpus::of_this_machine(true).get(number).ok())

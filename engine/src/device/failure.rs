@@ -1,4 +1,4 @@
-//! A GPU whose memory is full: what its library says then, and what is said to people.
+//! A GPU whose memory is full, or that fails: what its library says then, and what is said to people.
 //!
 //! CubeCL allocates when kernels are queued and reports when a result is read, so the words reach this process in an
 //! error, in a panic of the thread that reads, or in a panic of the thread that serves the device.
@@ -14,6 +14,21 @@ const WORDS: [&str; 4] = [
     "CUDA_ERROR_OUT_OF_MEMORY",
 ];
 
+/// How CUDA's driver and cuBLAS name what else failed.
+const NAMES: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
+
+/// The passage of a message which says that the device's memory is full, or names what else it failed with.
+#[must_use]
+pub fn cause(message: &str) -> Option<String> {
+    out_of_memory(message).or_else(|| broken(message))
+}
+
+fn broken(message: &str) -> Option<String> {
+    let from = NAMES.iter().filter_map(|name| message.find(name)).min()?;
+    let of_a_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    Some(message[from..].split(|c| !of_a_name(c)).next().unwrap_or_default().to_owned())
+}
+
 /// The passage of a message which says that the device's memory is full.
 #[must_use]
 pub fn out_of_memory(message: &str) -> Option<String> {
@@ -23,10 +38,19 @@ pub fn out_of_memory(message: &str) -> Option<String> {
     Some(passage.trim().to_owned())
 }
 
-/// The same failure with the estimate beside the limit, and what to change.
+/// The same failure in words for people: with the estimate beside the limit, and what to do.
 #[must_use]
 pub fn explained(failure: Failure, node: &str, estimate: &Estimate, gpu: Option<&Gpu>) -> Failure {
-    let Some(passage) = out_of_memory(&failure.message) else { return failure };
+    let Some(passage) = out_of_memory(&failure.message) else {
+        let Some(name) = broken(&failure.message) else { return failure };
+        let help = "run again: a training goes on from its last checkpoint. If it fails again, look for Xid in the \
+                    system's log (`dmesg`), which tells what is wrong with the GPU, or report it with this log";
+        return Failure {
+            message: format!("the GPU failed while `{node}` was computed ({name})"),
+            help: Some(help.to_owned()),
+            ..failure
+        };
+    };
     let parts = estimate.parts();
     let known: Vec<String> =
         parts.iter().filter_map(|(name, part)| Some(format!("{name} {}", bytes((*part)?)))).collect();
@@ -81,6 +105,21 @@ mod tests {
         }
         assert_eq!(out_of_memory("training diverged: 3 of 59 updates"), None);
         assert_eq!(out_of_memory("The device is poisoned\nCaused by:\n  an illegal address"), None);
+    }
+
+    #[test]
+    fn a_gpu_that_fails_is_told_from_a_defect() {
+        let quoted = "the stage panicked: Unknown error: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal\")";
+        assert_eq!(cause(quoted).as_deref(), Some("CUDA_ERROR_ILLEGAL_ADDRESS"));
+        assert_eq!(
+            cause("Caused by:\n  CUBLAS_STATUS_NOT_SUPPORTED\nBacktrace").as_deref(),
+            Some("CUBLAS_STATUS_NOT_SUPPORTED")
+        );
+        assert_eq!(cause("training diverged: 3 of 59 updates"), None);
+        let failure = Failure { message: quoted.to_owned(), ..Failure::default() };
+        let told = explained(failure, "train", &Estimate::default(), None);
+        assert_eq!(told.message, "the GPU failed while `train` was computed (CUDA_ERROR_ILLEGAL_ADDRESS)");
+        assert!(told.help.unwrap().starts_with("run again: "));
     }
 
     #[test]
