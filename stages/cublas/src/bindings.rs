@@ -72,6 +72,9 @@ functions! {
         stream_waits = "cuStreamWaitEvent": (Opaque, Opaque, c_uint);
         create_event = "cuEventCreate": (*mut Opaque, c_uint);
         record = "cuEventRecord": (Opaque, Opaque);
+        synchronize = "cuStreamSynchronize": (Opaque);
+        allocate = "cuMemAlloc_v2": (*mut u64, usize);
+        free = "cuMemFree_v2": (u64);
     }
 }
 

@@ -7,13 +7,14 @@
 //! and of PyTorch, which calls the same function: products take the time that they take there, nothing has to be compiled
 //! or tuned for them, and its choice depends on the shapes and the GPU alone.
 //!
-//! It is loaded when the process starts to use a GPU ([`open`]), by hand: nothing is linked, and without it burn's products
+//! It is loaded when the process starts to use a GPU (`open`), by hand: nothing is linked, and without it burn's products
 //! serve. This is a crate of its own because calling C is unsafe.
-
-mod layout;
 
 #[cfg(feature = "cuda")]
 mod bindings;
+// Needs no GPU to be tested.
+#[cfg(any(feature = "cuda", test))]
+mod layout;
 #[cfg(feature = "cuda")]
 mod product;
 #[cfg(feature = "cuda")]

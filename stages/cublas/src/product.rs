@@ -101,7 +101,7 @@ pub enum Exactness {
     Fast,
 }
 
-/// `A B` of matrices or of stacks of equally many, in numbers of `dtype`. `None` where cuBLAS is not [open](open), the tensors
+/// `A B` of matrices or of stacks of equally many, in numbers of `dtype`. `None` where cuBLAS is not [open](is_open), the tensors
 /// are not on an NVIDIA GPU, or numbers or sizes are not for it.
 #[must_use]
 pub fn product(a: &CubeTensor, b: &CubeTensor, exactness: Exactness, dtype: DType) -> Option<CubeTensor> {

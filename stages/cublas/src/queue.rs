@@ -72,7 +72,7 @@ impl Queue {
                 status => Err(format!("{what} failed with status {status}")),
             }
         };
-        // SAFETY (of all): each writes a pointer to where it is told, which is there.
+        // SAFETY: it writes a pointer to where it is told, which is there.
         let context = made(&|out| unsafe { (driver.current_context)(out) }, "cuCtxGetCurrent")?;
         // SAFETY: as above.
         let stream = made(&|out| unsafe { (driver.create_stream)(out, NON_BLOCKING) }, "cuStreamCreate")?;
@@ -86,7 +86,28 @@ impl Queue {
         said(unsafe { (cublas.set_stream)(handle, stream) })?;
         // SAFETY: it was just made.
         said(unsafe { (cublas.set_math_mode)(handle, SUMS_IN_FULL) })?;
-        Ok(Self { cublas, driver, handle, context, stream, before, done })
+        let queue = Self { cublas, driver, handle, context, stream, before, done };
+        queue.try_out()?;
+        Ok(queue)
+    }
+
+    /// Multiplies once and waits for it: a driver or a GPU that this is not for shows here, where others can still multiply.
+    fn try_out(&self) -> Result<(), String> {
+        const ELEMENTS: u64 = 4;
+        let mut memory = 0;
+        // SAFETY: there is room for an address.
+        driver_said(unsafe { (self.driver.allocate)(&raw mut memory, 12 * ELEMENTS as usize) }, "cuMemAlloc")?;
+        let layout = Layout { turned: false, leading: 2, step: 0, count: 1 };
+        let place = |number: u64| Place { address: memory + 4 * ELEMENTS * number, layout };
+        let numbers = Numbers { operands: 0, result: 0, computed: 68 };
+        let product = Product { a: place(0), b: place(1), c: place(2), sides: [2, 2, 2], numbers };
+        // SAFETY: there is room for three matrices of four f32, which nobody else knows of.
+        let queued = unsafe { self.multiply(&product) };
+        // SAFETY: the stream is of this context.
+        let done = driver_said(unsafe { (self.driver.synchronize)(self.stream) }, "cuStreamSynchronize");
+        // SAFETY: it was allocated here, and nothing is at work with it any more.
+        let freed = driver_said(unsafe { (self.driver.free)(memory) }, "cuMemFree");
+        queued.and(done).and(freed)
     }
 
     /// As `12.9.3`.
@@ -110,21 +131,17 @@ impl Queue {
     /// When one of the libraries refuses, and nothing is written.
     pub(crate) unsafe fn multiply(&self, product: &Product) -> Result<(), String> {
         let [m, n, k] = product.sides;
-        let driver = |status: c_int, what: &str| match status {
-            0 => Ok(()),
-            status => Err(format!("{what} failed with CUDA's error {status}")),
-        };
         // SAFETY: context, stream and events are of this context.
-        driver(unsafe { (self.driver.record_context)(self.context, self.before) }, "cuCtxRecordEvent")?;
+        driver_said(unsafe { (self.driver.record_context)(self.context, self.before) }, "cuCtxRecordEvent")?;
         // SAFETY: as above.
-        driver(unsafe { (self.driver.stream_waits)(self.stream, self.before, 0) }, "cuStreamWaitEvent")?;
+        driver_said(unsafe { (self.driver.stream_waits)(self.stream, self.before, 0) }, "cuStreamWaitEvent")?;
         // SAFETY: the caller answers for the places.
         said(unsafe { self.call(product) })
             .map_err(|status| format!("[{m}, {k}] times [{k}, {n}], {} times: {status}", product.c.layout.count))?;
         // SAFETY: as above.
-        driver(unsafe { (self.driver.record)(self.done, self.stream) }, "cuEventRecord")?;
+        driver_said(unsafe { (self.driver.record)(self.done, self.stream) }, "cuEventRecord")?;
         // SAFETY: as above.
-        driver(unsafe { (self.driver.context_waits)(self.context, self.done) }, "cuCtxWaitEvent")
+        driver_said(unsafe { (self.driver.context_waits)(self.context, self.done) }, "cuCtxWaitEvent")
     }
 
     /// For one product the function that PyTorch calls, too.
@@ -193,6 +210,10 @@ impl Queue {
             )
         }
     }
+}
+
+fn driver_said(status: c_int, what: &str) -> Result<(), String> {
+    if status == 0 { Ok(()) } else { Err(format!("{what} failed (CUDA_ERROR_{status})")) }
 }
 
 fn said(status: c_int) -> Result<(), String> {

@@ -6,8 +6,9 @@
 //! sums over pieces are added in their order.
 //!
 //! Everywhere else an operation of a language model is `taped`: written in burn's tensor operations, with a backward pass of
-//! its own; on a GPU each pass is a kernel of `sepia_kernels`. What only classifiers need has a *plain* form there, which is
-//! left to autodiff. [`precision`](is_half) says what stays in f32 in half precision.
+//! its own; on a GPU each pass is an operation of `sepia_kernels`, and cuBLAS multiplies where it is installed. What only
+//! classifiers need has a *plain* form there, which is left to autodiff. [`precision`](is_half) says what stays in f32 in half
+//! precision.
 //!
 //! Tests hold all forms together; with `SEPIA_TEST_CUDA=1` they run on a GPU.
 
