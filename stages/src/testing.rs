@@ -23,7 +23,7 @@ pub(crate) fn test_device() -> Device {
 }
 
 /// Whether tests compute on a GPU.
-fn on_gpu() -> bool {
+pub(crate) fn on_gpu() -> bool {
     cfg!(feature = "cuda") && std::env::var_os("SEPIA_TEST_CUDA").is_some()
 }
 

@@ -78,11 +78,11 @@ pub struct TrainParams<M = FullParams> {
     #[serde(default = "default_grad_clip")]
     pub grad_clip: f64,
     /// Whether each block's weights are updated as soon as its gradients are known, so that the gradients of one block at a
-    /// time are held. The result is the same to the bit; `grad_accum` must be 1 and `grad_clip` 0.
+    /// time are held. The result is the same, on the CPU to the bit; `grad_accum` must be 1 and `grad_clip` 0.
     #[serde(default)]
     pub per_layer: bool,
     /// Whether activations of one block at a time are held: each block is run again in the backward pass, for a third more
-    /// computation. The result is the same to the bit.
+    /// computation. The result is the same, on the CPU to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
     /// Updates between two evaluations on the validation split; 0 for one at the end alone.
