@@ -42,7 +42,8 @@ pub fn out_of_memory(message: &str) -> Option<String> {
 #[must_use]
 pub fn explained(failure: Failure, node: &str, estimate: &Estimate, gpu: Option<&Gpu>) -> Failure {
     let Some(passage) = out_of_memory(&failure.message) else {
-        let Some(name) = broken(&failure.message) else { return failure };
+        // Whoever knows what to do about it has said so.
+        let Some(name) = broken(&failure.message).filter(|_| failure.help.is_none()) else { return failure };
         let help = "run again: a training goes on from its last checkpoint. If it fails again, look for Xid in the \
                     system's log (`dmesg`), which tells what is wrong with the GPU, or report it with this log";
         return Failure {
@@ -120,6 +121,8 @@ mod tests {
         let told = explained(failure, "train", &Estimate::default(), None);
         assert_eq!(told.message, "the GPU failed while `train` was computed (CUDA_ERROR_ILLEGAL_ADDRESS)");
         assert!(told.help.unwrap().starts_with("run again: "));
+        let known = Failure { message: quoted.to_owned(), help: Some("write off".to_owned()), ..Failure::default() };
+        assert_eq!(explained(known.clone(), "train", &Estimate::default(), None), known);
     }
 
     #[test]

@@ -178,10 +178,14 @@ fn execute(registry: Registry, order: &Order, pipe: &mut Pipe, stop: StopFlag) -
 fn failed(error: StageError, panics: &Panics) -> Report {
     match error {
         StageError::Stopped { step } => Report::Stopped { step },
-        StageError::Failed { message, help, param } => match panics.cause(&message) {
-            Some(message) => Report::Failed { message, help: None, param: None },
-            None => Report::Failed { message, help, param },
-        },
+        StageError::Failed { message, help, param } => {
+            // Whoever gives help knows better than the name of an error what has failed, but for memory.
+            let cause = if help.is_none() { panics.cause(&message) } else { panics.out_of_memory(&message) };
+            match cause {
+                Some(message) => Report::Failed { message, help: None, param: None },
+                None => Report::Failed { message, help, param },
+            }
+        }
         error => Report::Failed { message: error.to_string(), help: None, param: None },
     }
 }
@@ -206,9 +210,19 @@ impl Panics {
     /// What a GPU failed with, in a message or in what a thread said. A kernel that was only tried may fail and be passed
     /// over, which is the cause of nothing else, unless the thread that serves the GPU is gone.
     fn cause(&self, message: &str) -> Option<String> {
+        let gone = message.contains("RecvError");
+        let said = || if gone { self.said(device::cause) } else { None };
+        self.out_of_memory(message).or_else(|| device::cause(message)).or_else(said)
+    }
+
+    /// The same, of a GPU whose memory is full.
+    fn out_of_memory(&self, message: &str) -> Option<String> {
+        device::out_of_memory(message).or_else(|| self.said(device::out_of_memory))
+    }
+
+    fn said(&self, what: fn(&str) -> Option<String>) -> Option<String> {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = if message.contains("RecvError") { device::cause } else { device::out_of_memory };
-        device::cause(message).or_else(|| said.iter().find_map(|said| others(said)))
+        said.iter().find_map(|said| what(said))
     }
 }
 

@@ -6,8 +6,8 @@
 //! an order that depends on the shapes alone, so results are the same from run to run.
 //!
 //! burn defers what it is asked for and fuses it; it takes these as they are, in their place. Whatever is deferred costs the
-//! host more than the launch of a kernel does, so products that belong together are one operation, too ([`attention`],
-//! [`linear_backward`]).
+//! host more than the launch of a kernel does, so products that belong together are one operation, too (`attention`,
+//! `linear_backward`).
 #![cfg(feature = "cuda")]
 
 mod adam;
