@@ -81,6 +81,13 @@ functions! {
 /// `CUBLAS_OP_N` and `CUBLAS_OP_T`.
 pub(crate) const AS_IT_LIES: c_int = 0;
 pub(crate) const TRANSPOSED: c_int = 1;
+/// `CUDA_R_32F`, `CUDA_R_16F` and `CUDA_R_16BF` (`cudaDataType_t`).
+pub(crate) const F32: c_int = 0;
+pub(crate) const F16: c_int = 2;
+pub(crate) const BF16: c_int = 14;
+/// `CUBLAS_COMPUTE_32F` and `CUBLAS_COMPUTE_32F_FAST_TF32` (`cublasComputeType_t`).
+pub(crate) const IN_F32: c_int = 68;
+pub(crate) const IN_TF32: c_int = 77;
 /// `CUBLAS_GEMM_DEFAULT`: cuBLAS chooses, by shapes and the GPU alone.
 pub(crate) const ITS_CHOICE: c_int = -1;
 /// `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`: partial sums of a product stay in what it is computed in.

@@ -31,6 +31,7 @@ use cubecl_server::{
 };
 
 use crate::{
+    bindings::{BF16, F16, F32, IN_F32, IN_TF32},
     layout::Layout,
     queue::{Numbers, Place, Product, Queue},
 };
@@ -117,7 +118,7 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, exactness: Exactness, dtype: DTyp
     let [from_a, from_b, into] = [&a, &b, &out].map(|tensor| tensor.handle.clone().binding());
     let stream = StreamId::current();
     launcher(&a.client).submit(move |server| {
-        let place = |of: &ManagedResource<_>, layout| Place { address: address(of), layout };
+        let place = |of: &ManagedResource<Resource>, layout| Place { address: of.resource().ptr, layout };
         // What an operand was not written with shows where the result is read.
         let resources = resources(server, [from_a, from_b, into.clone()], stream);
         let queued = ExecuteScope::over(server, stream, vec![into]).execute(|_| {
@@ -158,20 +159,15 @@ fn resources(
     Ok([of(a)?, of(b)?, of(c)?])
 }
 
-fn address(resource: &ManagedResource<Resource>) -> u64 {
-    resource.resource().ptr
-}
-
-/// cuBLAS's numbers for these types (`CUDA_R_32F`, `CUDA_R_16F`, `CUDA_R_16BF`; `CUBLAS_COMPUTE_32F`,
-/// `CUBLAS_COMPUTE_32F_FAST_TF32`).
+/// cuBLAS's numbers for these types.
 fn numbers([a, b, c]: [DType; 3], exactness: Exactness) -> Option<Numbers> {
     let number = |dtype| match dtype {
-        DType::F32 => Some(0),
-        DType::F16 => Some(2),
-        DType::BF16 => Some(14),
+        DType::F32 => Some(F32),
+        DType::F16 => Some(F16),
+        DType::BF16 => Some(BF16),
         _ => None,
     };
-    let computed = if a == DType::F32 && exactness == Exactness::Fast { 77 } else { 68 };
+    let computed = if a == DType::F32 && exactness == Exactness::Fast { IN_TF32 } else { IN_F32 };
     let fit = a == b && (c == a || c == DType::F32);
     fit.then_some(Numbers { operands: number(a)?, result: number(c)?, computed })
 }

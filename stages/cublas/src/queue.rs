@@ -12,7 +12,8 @@ use std::{
 
 use crate::{
     bindings::{
-        AS_IT_LIES, Cublas, Driver, ITS_CHOICE, NO_TIMING, NON_BLOCKING, Opaque, SUMS_IN_FULL, TRANSPOSED, cublas_said,
+        AS_IT_LIES, Cublas, Driver, F32, IN_F32, ITS_CHOICE, NO_TIMING, NON_BLOCKING, Opaque, SUMS_IN_FULL, TRANSPOSED,
+        cublas_said,
     },
     layout::Layout,
 };
@@ -99,7 +100,7 @@ impl Queue {
         driver_said(unsafe { (self.driver.allocate)(&raw mut memory, 12 * ELEMENTS as usize) }, "cuMemAlloc")?;
         let layout = Layout { turned: false, leading: 2, step: 0, count: 1 };
         let place = |number: u64| Place { address: memory + 4 * ELEMENTS * number, layout };
-        let numbers = Numbers { operands: 0, result: 0, computed: 68 };
+        let numbers = Numbers { operands: F32, result: F32, computed: IN_F32 };
         let product = Product { a: place(0), b: place(1), c: place(2), sides: [2, 2, 2], numbers };
         // SAFETY: there is room for three matrices of four f32, which nobody else knows of.
         let queued = unsafe { self.multiply(&product) };
